@@ -1,0 +1,146 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Sentinels. They arrive wrapped; compare with errors.Is.
+var (
+	// ErrNotFound says that the named queue, message, worker or run does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrExists says that the name or key is taken.
+	ErrExists = errors.New("already exists")
+	// ErrLeaseLost says that the lease is no longer held: it ran out and was
+	// taken back, was released, or was settled before. Nothing was changed.
+	ErrLeaseLost = errors.New("lease lost")
+	// ErrLeased says that a worker holds the message, so it cannot be moved or deleted.
+	ErrLeased = errors.New("leased by a worker")
+	// ErrTerminal says that the run or step is finished and cannot change.
+	ErrTerminal = errors.New("already finished")
+	// ErrNotEmpty says that a queue still holds messages, an archive or live workers.
+	ErrNotEmpty = errors.New("not empty")
+	// ErrUnavailable says that the database cannot be reached, or went away
+	// before it answered. The same call may succeed later.
+	ErrUnavailable = errors.New("database unavailable")
+	// ErrNotInstalled says that the schema does not exist in the database.
+	ErrNotInstalled = errors.New("not installed")
+	// ErrSchemaVersion says that the schema is of another version than this binary.
+	ErrSchemaVersion = errors.New("schema version mismatch")
+	// ErrKeyConflict says that a run of the same key was started with another input.
+	ErrKeyConflict = errors.New("key already used with another input")
+	// ErrInvalid says that an argument breaks a rule; the message names it.
+	ErrInvalid = errors.New("invalid")
+	// ErrDSN says that the DSN cannot be understood, or its credentials were refused.
+	ErrDSN = errors.New("bad DSN")
+)
+
+// TransitionError is a change of a worker's state that the rules forbid.
+type TransitionError struct {
+	Worker   int64
+	From, To WorkerState
+}
+
+func (e *TransitionError) Error() string {
+	hint := ""
+	switch {
+	case e.From == WorkerStopped:
+		hint = "; a stopped worker stays stopped"
+	case e.From == WorkerReady && e.To == WorkerStopped:
+		hint = "; suspend it first"
+	}
+	return fmt.Sprintf("worker %d is %s and cannot become %s%s", e.Worker, e.From, e.To, hint)
+}
+
+// NotReadyError is a write by a worker that is suspended or stopped.
+type NotReadyError struct {
+	Worker int64
+	State  WorkerState
+}
+
+func (e *NotReadyError) Error() string {
+	if e.State == WorkerSuspended {
+		return fmt.Sprintf("worker %d is suspended; resume it first", e.Worker)
+	}
+	return fmt.Sprintf("worker %d is %s", e.Worker, e.State)
+}
+
+// HoldsMessagesError is the shutdown of a consumer that still holds messages.
+type HoldsMessagesError struct {
+	Worker   int64
+	Messages int64
+}
+
+func (e *HoldsMessagesError) Error() string {
+	return fmt.Sprintf("worker %d still holds %d messages; wait until they are settled, or release them", e.Worker, e.Messages)
+}
+
+// UnknownQueueError is the use of a queue that does not exist. It is ErrNotFound.
+type UnknownQueueError struct {
+	Queue string
+	// Near lists existing queues with similar names, nearest first.
+	Near []string
+}
+
+func (e *UnknownQueueError) Error() string {
+	if len(e.Near) > 0 {
+		return fmt.Sprintf("queue %q does not exist; did you mean %s?", e.Queue, strings.Join(e.Near, ", "))
+	}
+	return fmt.Sprintf("queue %q does not exist; create it with `pgqrsd queue create %s`", e.Queue, e.Queue)
+}
+
+func (e *UnknownQueueError) Unwrap() error { return ErrNotFound }
+
+// PayloadError is a payload or an output that breaks a rule of the Validator.
+type PayloadError struct {
+	// Rule is the rule's name, such as "json", "max_bytes" or "number_range".
+	Rule string
+	// Detail says what was found where.
+	Detail string
+}
+
+func (e *PayloadError) Error() string {
+	return fmt.Sprintf("payload breaks rule %s: %s", e.Rule, e.Detail)
+}
+
+func (e *PayloadError) Unwrap() error { return ErrInvalid }
+
+// BatchError is the refusal of a whole batch because of one item.
+type BatchError struct {
+	// Index is the position of the first bad item, from 0.
+	Index int
+	Err   error
+}
+
+func (e *BatchError) Error() string {
+	return fmt.Sprintf("message %d of the batch: %v", e.Index+1, e.Err)
+}
+
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// RateLimitError is an enqueue beyond the producer's rate limit.
+type RateLimitError struct {
+	// RetryAfter is when the same call would be let through.
+	RetryAfter time.Duration
+}
+
+func (e *RateLimitError) Error() string {
+	return fmt.Sprintf("rate limit exceeded; try again in %s", e.RetryAfter.Round(time.Millisecond))
+}
+
+// SchemaVersionError is an installed schema that is not this binary's. It is ErrSchemaVersion.
+type SchemaVersionError struct {
+	Schema     string
+	Have, Want int64
+}
+
+func (e *SchemaVersionError) Error() string {
+	if e.Have > e.Want {
+		return fmt.Sprintf("schema %s is at version %d, newer than this binary's %d; upgrade pgqrsd", e.Schema, e.Have, e.Want)
+	}
+	return fmt.Sprintf("schema %s is at version %d, this binary needs %d; run `pgqrsd install`", e.Schema, e.Have, e.Want)
+}
+
+func (e *SchemaVersionError) Unwrap() error { return ErrSchemaVersion }

@@ -1,0 +1,52 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// NearNames returns at most three of names that look like name, nearest first.
+// The backends use it to help with a mistyped queue.
+func NearNames(name string, names []string) []string {
+	type near struct {
+		name string
+		dist int
+	}
+	var found []near
+	for _, n := range names {
+		d := distance(strings.ToLower(name), strings.ToLower(n))
+		if d <= max(2, len(name)/3) || (len(name) > 2 && strings.HasPrefix(n, name)) {
+			found = append(found, near{n, d})
+		}
+	}
+	slices.SortFunc(found, func(a, b near) int {
+		return cmp.Or(cmp.Compare(a.dist, b.dist), cmp.Compare(a.name, b.name))
+	})
+	var out []string
+	for _, f := range found[:min(3, len(found))] {
+		out = append(out, f.name)
+	}
+	return out
+}
+
+// distance is the Levenshtein distance between a and b, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diag+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,157 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// NewRun starts a workflow.
+type NewRun struct {
+	// Workflow is the workflow's name, which is its queue's.
+	Workflow string
+	// Input is the run's JSON input, the message's payload.
+	Input json.RawMessage
+	// Key makes the start idempotent. Empty starts a new run every time.
+	Key     string
+	Delay   time.Duration
+	Headers map[string]string
+}
+
+// Run is one execution of a workflow: a message and its steps.
+type Run struct {
+	Message
+	Key string
+	// BegunAt is when the run's code first began; zero before.
+	BegunAt time.Time
+	// Steps counts the recorded steps.
+	Steps int64
+}
+
+// RunFilter chooses runs. Zero fields choose all.
+type RunFilter struct {
+	Workflow string
+	State    State
+	Page
+}
+
+// Workflows is the table of runs: the messages, archived or not, of the queues
+// of kind WorkflowQueue. Safe for concurrent use.
+type Workflows interface {
+	// Insert is Store.CreateWorkflow.
+	Insert(ctx context.Context, run NewRun) (id int64, created bool, err error)
+	Get(ctx context.Context, id int64) (Run, error)
+	// List returns runs by ascending id.
+	List(ctx context.Context, filter RunFilter) ([]Run, error)
+	Count(ctx context.Context, filter RunFilter) (int64, error)
+	// Delete removes a finished run with its steps and its key; a run that is
+	// not finished is ErrLeased or ErrInvalid.
+	Delete(ctx context.Context, id int64) error
+	// Steps lists a run's recorded steps in the order of recording.
+	Steps(ctx context.Context, run int64) ([]StepRecord, error)
+}
+
+// Workflow is a handle on one run. Its writes carry the run's lease, so that
+// of two workers that believe to hold a run only one can write; they return
+// ErrLeaseLost, ErrTerminal for a finished run, and ErrNotFound for a missing one.
+type Workflow interface {
+	ID() int64
+	// Start records that the run's code begins. Starting again after a crash
+	// keeps the first time.
+	Start(ctx context.Context, lease Lease) error
+	// Complete settles the run as done, in one transaction with its message.
+	Complete(ctx context.Context, lease Lease, output json.RawMessage) error
+	// Fail settles the run as dead.
+	Fail(ctx context.Context, lease Lease, reason string) error
+}
+
+// StepKey names a step of a run. Occurrence counts the uses of a name, from 0,
+// so that loops work.
+type StepKey struct {
+	Name       string
+	Occurrence int
+}
+
+// StepState is a step's state.
+type StepState string
+
+// The states of a step. A running step is executed again after a crash.
+const (
+	StepRunning   StepState = "running"
+	StepSucceeded StepState = "succeeded"
+	StepFailed    StepState = "failed"
+)
+
+// StepRecord is a step as it is recorded.
+type StepRecord struct {
+	Run int64
+	StepKey
+	State      StepState
+	Tries      int
+	Output     json.RawMessage
+	Error      string
+	StartedAt  time.Time
+	FinishedAt time.Time
+}
+
+// StepResult is a step's result to record together with an Outcome.
+type StepResult struct {
+	StepKey
+	Output json.RawMessage
+	// Error, if not empty, records the step as failed.
+	Error string
+}
+
+// Step is an acquired step. Execute says whether its body must run; if not,
+// Record holds the recorded output or failure.
+type Step interface {
+	Execute() bool
+	Record() StepRecord
+	// Complete and Fail record the result once: ErrTerminal when it is recorded
+	// already, ErrLeaseLost when the run's lease is gone.
+	Complete(ctx context.Context, output json.RawMessage) error
+	Fail(ctx context.Context, reason string) error
+}
+
+// StepError is a step's recorded failure.
+type StepError struct {
+	StepKey
+	Reason string
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("step %s[%d] failed: %s", e.Name, e.Occurrence, e.Reason)
+}
+
+// AcquireStep is Store.AcquireStep with a typed output: execute is true when
+// the body must run; otherwise out is the recorded output, or err a *StepError.
+func AcquireStep[T any](ctx context.Context, s Store, lease Lease, key StepKey) (step Step, out T, execute bool, err error) {
+	step, err = s.AcquireStep(ctx, lease, key)
+	if err != nil {
+		return nil, out, false, err
+	}
+	if step.Execute() {
+		return step, out, true, nil
+	}
+	rec := step.Record()
+	if rec.State == StepFailed {
+		return step, out, false, &StepError{StepKey: key, Reason: rec.Error}
+	}
+	if len(rec.Output) > 0 {
+		if err := json.Unmarshal(rec.Output, &out); err != nil {
+			return step, out, false, fmt.Errorf("decode the recorded output of step %s[%d] of run %d: %w", key.Name, key.Occurrence, lease.ID, err)
+		}
+	}
+	return step, out, false, nil
+}
+
+// Succeed records a step's typed output.
+func Succeed[T any](ctx context.Context, step Step, out T) error {
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("encode the output of step %s: %w", step.Record().Name, errors.Join(ErrInvalid, err))
+	}
+	return step.Complete(ctx, raw)
+}

@@ -303,7 +303,7 @@ func (x *Description) GetQueues() []*Description_Queue {
 // HostFrame travels from the host to the handler.
 type HostFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// First frame only.
+	// In the first frame, and again when the settings change.
 	Hello       *Hello       `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	Jobs        []*Job       `protobuf:"bytes,2,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	Cancels     []*Cancel    `protobuf:"bytes,3,rep,name=cancels,proto3" json:"cancels,omitempty"`

@@ -1,5 +1,5 @@
 // The linter, in a module of its own so that its dependencies stay out of the
-// daemon's go.mod. Makefile builds it into .bin/.
+// daemon's go.mod.
 module github.com/pgqrs/pgqrsd/tools/lint
 
 go 1.26.0

@@ -53,6 +53,9 @@ type WorkerRecord struct {
 	HeartbeatAge time.Duration
 	// Leased is how many messages it holds.
 	Leased int64
+	// Reclaimed says that Reclaim or ReclaimSlot stopped it for want of a
+	// heartbeat, not Shutdown. Its process, if it lives after all, may register anew.
+	Reclaimed bool
 }
 
 // WorkerFilter chooses workers. Zero fields choose all.

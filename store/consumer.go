@@ -35,12 +35,14 @@ type OutcomeKind string
 const (
 	// OutcomeDone archives the message as done, with Output.
 	OutcomeDone OutcomeKind = "done"
-	// OutcomeRetry counts a failed attempt: the message waits for Delay, or is
-	// archived as dead if it was the last attempt.
+	// OutcomeRetry counts a failed attempt: the message waits for Delay (0 is
+	// ready at once), or is archived as dead if it was the last attempt.
 	OutcomeRetry OutcomeKind = "retry"
-	// OutcomeSnooze lets the message wait for Delay; costs no attempt.
+	// OutcomeSnooze lets the message wait for Delay (0 is ready at once); costs
+	// no attempt.
 	OutcomeSnooze OutcomeKind = "snooze"
-	// OutcomeDiscard archives the message as dead.
+	// OutcomeDiscard archives the message as dead, with Error as the error of
+	// this attempt, which counts as failed.
 	OutcomeDiscard OutcomeKind = "discard"
 	// OutcomeRelease gives the message back at once; costs no attempt.
 	OutcomeRelease OutcomeKind = "release"
@@ -96,11 +98,15 @@ type Consumer interface {
 	// Extend makes the claims that these leases belong to last for d from now.
 	// One lease of each claim is enough to renew the whole claim.
 	Extend(ctx context.Context, d time.Duration, leases ...Lease) ([]error, error)
-	// Progress publishes how far jobs are, as Message.Progress.
+	// Progress publishes how far jobs are, as Message.Progress. Those whose
+	// lease is lost are left out, and hold up no other; the error is then
+	// ErrLeaseLost.
 	Progress(ctx context.Context, progress map[Lease]Progress) error
 
 	// Settle records outcomes in one durable transaction. A lost or bad item
-	// never holds up the others; see Settled. The error is for the whole call;
+	// never holds up the others; see Settled and ValidateOutcome. Of two
+	// outcomes of one lease the first is taken; the second answers
+	// ErrLeaseLost. A suspended consumer may settle. The error is for the whole call;
 	// the same outcomes may be settled again after it: those that were written
 	// answer ErrLeaseLost.
 	Settle(ctx context.Context, outcomes []Outcome) ([]Settled, error)

@@ -51,6 +51,9 @@ type Message struct {
 	Headers  map[string]string
 	Payload  json.RawMessage
 	// Errors are the failed attempts' errors, oldest first; at most MaxErrors.
+	// An attempt that ended because its lease ran out or its worker died has
+	// one too, which says so; so has a message that was cancelled or moved to
+	// the dead letters by hand: the reason.
 	Errors     []AttemptError
 	EnqueuedAt time.Time
 	// AvailableAt is when a delayed message is due; else zero.

@@ -1,0 +1,134 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// ValidateNew checks a message before it is stored: queue name, payload,
+// priority, delay and headers. Both backends call it for every message.
+func ValidateNew(v *Validator, m NewMessage) error {
+	if err := ValidateQueueName(m.Queue); err != nil {
+		return err
+	}
+	if v == nil {
+		v = DefaultValidator
+	}
+	if err := v.Validate(m.Payload); err != nil {
+		return err
+	}
+	if m.Priority < MinPriority || m.Priority > MaxPriority {
+		return fmt.Errorf("priority %d is outside %d to %d: %w", m.Priority, MinPriority, MaxPriority, ErrInvalid)
+	}
+	if m.Delay < 0 {
+		return fmt.Errorf("delay %s is negative: %w", m.Delay, ErrInvalid)
+	}
+	for k, val := range m.Headers {
+		if k == "" || CleanText(k) != k || CleanText(val) != val {
+			return fmt.Errorf("header %q: keys must not be empty, and keys and values must be UTF-8 without NUL: %w", k, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// ValidatePolicy checks a queue's policy; zero fields are their defaults.
+func ValidatePolicy(p QueuePolicy) error {
+	if p.Kind != "" && p.Kind != JobQueue && p.Kind != WorkflowQueue {
+		return fmt.Errorf("queue kind %q is neither %s nor %s: %w", p.Kind, JobQueue, WorkflowQueue, ErrInvalid)
+	}
+	if p.MaxAttempts < 0 {
+		return fmt.Errorf("max attempts %d is negative: %w", p.MaxAttempts, ErrInvalid)
+	}
+	return nil
+}
+
+// ValidateOutcome checks what can be checked of an outcome without asking the
+// database: its kind, output, delay, follow-up messages and steps. A backend's
+// Settle calls it for each item, and its error is that item's alone. Error
+// texts need no check: they are stored as CleanError makes them.
+func ValidateOutcome(o Outcome) error {
+	switch o.Kind {
+	case OutcomeDone, OutcomeRetry, OutcomeSnooze, OutcomeDiscard, OutcomeRelease, OutcomeDelete:
+	default:
+		return fmt.Errorf("outcome kind %q is unknown: %w", o.Kind, ErrInvalid)
+	}
+	if err := ValidateOutput(o.Output); err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	if o.Delay < 0 {
+		return fmt.Errorf("delay %s is negative: %w", o.Delay, ErrInvalid)
+	}
+	for i, m := range o.Enqueue {
+		if err := ValidateNew(nil, m); err != nil {
+			return fmt.Errorf("follow-up message %d: %w", i+1, err)
+		}
+	}
+	for _, s := range o.Steps {
+		if err := ValidateStepKey(s.StepKey); err != nil {
+			return err
+		}
+		if err := ValidateOutput(s.Output); err != nil {
+			return fmt.Errorf("output of step %s[%d]: %w", s.Name, s.Occurrence, err)
+		}
+	}
+	return nil
+}
+
+// ValidateOutput checks an output: nothing, or JSON by the rules of payloads.
+func ValidateOutput(output json.RawMessage) error {
+	if len(output) == 0 {
+		return nil
+	}
+	return DefaultValidator.Validate(output)
+}
+
+// MaxStepName is the longest name of a step, in bytes.
+const MaxStepName = 256
+
+// ValidateStepKey accepts names of 1 to MaxStepName bytes of UTF-8 without NUL
+// and occurrences from 0.
+func ValidateStepKey(k StepKey) error {
+	switch {
+	case k.Name == "":
+		return fmt.Errorf("step name is empty: %w", ErrInvalid)
+	case len(k.Name) > MaxStepName:
+		return fmt.Errorf("step name is %d bytes long, the limit is %d: %w", len(k.Name), MaxStepName, ErrInvalid)
+	case CleanText(k.Name) != k.Name:
+		return fmt.Errorf("step name %q is not UTF-8 without NUL: %w", k.Name, ErrInvalid)
+	case k.Occurrence < 0:
+		return fmt.Errorf("step %s: occurrence %d is negative: %w", k.Name, k.Occurrence, ErrInvalid)
+	}
+	return nil
+}
+
+// ValidateInfo checks what a worker publishes about itself: nothing, or a JSON object.
+func ValidateInfo(info json.RawMessage) error {
+	if len(info) == 0 {
+		return nil
+	}
+	if err := DefaultValidator.Validate(info); err != nil {
+		return fmt.Errorf("worker info: %w", err)
+	}
+	if info[firstByte(info)] != '{' {
+		return fmt.Errorf("worker info is not a JSON object: %w", ErrInvalid)
+	}
+	return nil
+}
+
+// CleanText makes text storable on every backend: valid UTF-8 without NUL.
+func CleanText(s string) string {
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// CleanError is CleanText, cut to MaxErrorBytes.
+func CleanError(s string) string {
+	if len(s) > MaxErrorBytes {
+		s = s[:MaxErrorBytes] + " ... (cut)"
+	}
+	return CleanText(s)
+}

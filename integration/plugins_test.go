@@ -129,6 +129,32 @@ func (w *world) pidOf(name string, d *process) int {
 	return pids[0]
 }
 
+// A file that is still being copied is waited for, not refused.
+func TestPluginBeingCopied(t *testing.T) {
+	t.Parallel()
+	onBackends(t, func(t *testing.T, w *world) {
+		path := filepath.Join(w.dir, "plugins", "testhandler")
+		raw, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.Remove(path))
+		ids := w.enqueue(many(5)...)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
+		must(t, err)
+		_, err = f.Write(raw[:len(raw)/2])
+		must(t, err)
+		d := w.start("a", settings{})
+		_, err = f.Write(raw[len(raw)/2:])
+		must(t, err)
+		must(t, f.Close())
+		w.settle()
+		if row := w.handlers()["testhandler"]; row.State != "serving" {
+			t.Errorf("testhandler: %+v, want serving", row)
+		}
+		d.stop()
+		w.ledger(ids, nil)
+	})
+}
+
 // Two handlers: one that crashes at every job does not disturb the other.
 func TestCrashTouchesNobodyElse(t *testing.T) {
 	t.Parallel()

@@ -55,8 +55,8 @@ func (l *loader) checkDaemon(d *Daemon) {
 	l.must(d.WatchInterval > 0, positive, key("watch_interval"))
 	l.must(d.MaintenanceInterval > 0, positive, key("maintenance_interval"))
 	l.must(d.StateDir != "", "must not be empty", key("state_dir"))
-	l.must(d.WorkerTimeout > d.HeartbeatInterval,
-		fmt.Sprintf("worker_timeout (%s) must be longer than heartbeat_interval (%s), or a live worker is taken for dead",
+	l.must(d.WorkerTimeout >= 2*d.HeartbeatInterval,
+		fmt.Sprintf("worker_timeout (%s) must be at least twice heartbeat_interval (%s), or a live worker is taken for dead",
 			FormatDuration(d.WorkerTimeout), FormatDuration(d.HeartbeatInterval)),
 		key("worker_timeout"), key("heartbeat_interval"))
 }
@@ -99,7 +99,7 @@ func (l *loader) checkPayload(p *Payload) {
 func (l *loader) checkQueue(q *Queue, table string) {
 	key := func(name string) string { return join(table, name) }
 	backoff := func(name string) string { return join(table, "backoff", name) }
-	l.must(q.Concurrency >= 1 && q.Concurrency <= 100_000, "must be 1 to 100000", key("concurrency"))
+	l.must(q.Concurrency >= 1 && q.Concurrency <= 10_000, "must be 1 to 10000", key("concurrency"))
 	l.must(q.Lease >= time.Second, "must be at least 1s", key("lease"))
 	l.must(q.Timeout >= 0, "must not be negative; 0s is no limit", key("timeout"))
 	l.must(q.MaxAttempts >= 1 && q.MaxAttempts <= 10_000, "must be 1 to 10000", key("max_attempts"))

@@ -5,9 +5,6 @@
 package config
 
 import (
-	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -104,7 +101,8 @@ type Handler struct {
 }
 
 // Default is the configuration where nothing is configured. The state
-// directory comes from the environment that getenv looks up.
+// directory comes from the environment that getenv looks up; Load adds a
+// directory of the database's own to it.
 func Default(getenv func(string) string) Config {
 	return Config{
 		DSN:     "sqlite:pgqrs.db",
@@ -136,22 +134,6 @@ func Default(getenv func(string) string) Config {
 			Backoff:     Backoff{Kind: "exponential", Delay: time.Second, Cap: 10 * time.Minute, Jitter: 0.2},
 		},
 	}
-}
-
-// defaultStateDir is a place that is the same at every start by the same user
-// on the same machine, because a restarted daemon finds its lock there. It is
-// systemd's StateDirectory= where there is one.
-func defaultStateDir(getenv func(string) string) string {
-	if dirs := filepath.SplitList(getenv("STATE_DIRECTORY")); len(dirs) > 0 && filepath.IsAbs(dirs[0]) {
-		return filepath.Join(dirs[0], "daemon")
-	}
-	if dir := getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "pgqrsd")
-	}
-	if home := getenv("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".local", "state", "pgqrsd")
-	}
-	return filepath.Join(os.TempDir(), "pgqrsd-"+strconv.Itoa(os.Getuid()))
 }
 
 // Validator checks payloads by this configuration.

@@ -152,8 +152,8 @@ func TestFileErrors(t *testing.T) {
 		"default's lease":  {"[queue_defaults]\nlease = \"0s\"\n[queues.a]\n", ":2: queue_defaults.lease: must be at least 1s"},
 		"jitter":           {"[queue_defaults.backoff]\njitter = 2\n", ":2: queue_defaults.backoff.jitter: must be 0 to 1"},
 		"cap below delay":  {"[queues.a.backoff]\ndelay = \"20m\"\n", ":2: queues.a.backoff.delay: cap (10m) must not be shorter than delay (20m)"},
-		"worker timeout":   {"[daemon]\nworker_timeout = \"5s\"\n", ":2: daemon.worker_timeout: worker_timeout (5s) must be longer than heartbeat_interval (5s)"},
-		"heartbeat":        {"[daemon]\nheartbeat_interval = \"1m\"\n", ":2: daemon.heartbeat_interval: worker_timeout (30s) must be longer"},
+		"worker timeout":   {"[daemon]\nworker_timeout = \"5s\"\n", ":2: daemon.worker_timeout: worker_timeout (5s) must be at least twice heartbeat_interval (5s)"},
+		"heartbeat":        {"[daemon]\nheartbeat_interval = \"1m\"\n", ":2: daemon.heartbeat_interval: worker_timeout (30s) must be at least twice heartbeat_interval (1m)"},
 		"log level":        {"[log]\nlevel = \"loud\"\n", ":2: log.level: must be debug, info, warn or error"},
 		"address":          {"[http]\naddr = \"7433\"\n", ":2: http.addr: must be host:port"},
 		"both":             {"[payload]\nrequired_keys = [\"a\"]\nforbidden_keys = [\"a\"]\n", `"a" cannot be both required and forbidden`},
@@ -234,5 +234,34 @@ func TestStateDir(t *testing.T) {
 		if got := defaultStateDir(func(name string) string { return test.env[name] }); got != test.want {
 			t.Errorf("with %v it is %s, want %s", test.env, got, test.want)
 		}
+	}
+}
+
+func TestEveryDatabaseHasItsStateDir(t *testing.T) {
+	dir := func(dsn string, environ ...string) string {
+		return mustLoad(t, fmt.Sprintf("dsn = %q\n", dsn), append(environ, "HOME=/home/x")...).Daemon.StateDir
+	}
+	a := dir("postgres://u:one@h/a")
+	if !strings.HasPrefix(a, "/home/x/.local/state/pgqrsd/") {
+		t.Errorf("the state directory is %s", a)
+	}
+	if b := dir("postgres://u:two@h/a"); a != b {
+		t.Errorf("a new password moves the state directory from %s to %s", a, b)
+	}
+	if b := dir("postgres://u:one@h/b"); a == b {
+		t.Errorf("two databases share %s", a)
+	}
+	if b := dir("postgres://u:one@h/a", "PGQRS_SCHEMA=other"); a == b {
+		t.Errorf("two schemas share %s", a)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := dir("sqlite:x.db"), dir("sqlite://"+wd+"/x.db?mode=rw"); a != b {
+		t.Errorf("one file has two state directories, %s and %s", a, b)
+	}
+	if got := dir("sqlite:x.db", "PGQRS_DAEMON_STATE_DIR=/var/x"); got != "/var/x" {
+		t.Errorf("the configured state directory became %s", got)
 	}
 }

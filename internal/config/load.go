@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -209,6 +210,9 @@ func (l *loader) decode() error {
 			return fmt.Errorf("decode the configuration of queue %q: %w", name, err)
 		}
 		cfg.Queues[name] = q
+	}
+	if _, set := l.loaded.origins[join("daemon", "state_dir")]; !set {
+		cfg.Daemon.StateDir = filepath.Join(cfg.Daemon.StateDir, databaseKey(cfg.DSN, cfg.Schema))
 	}
 	return nil
 }

@@ -1,0 +1,158 @@
+package handlers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+)
+
+// Option is what Serve takes: a Handler, Name or Version.
+type Option interface {
+	apply(*Server) error
+}
+
+type optionFunc func(*Server) error
+
+func (f optionFunc) apply(s *Server) error { return f(s) }
+
+// Name is what the handler binary calls itself; default the last part of the
+// main package's path.
+func Name(name string) Option {
+	return optionFunc(func(s *Server) error { s.name = name; return nil })
+}
+
+// Version is the handler binary's version; default the one that the Go
+// toolchain stamped into it.
+func Version(version string) Option {
+	return optionFunc(func(s *Server) error { s.version = version; return nil })
+}
+
+// Handler does the jobs of one queue. Make it with Handle.
+type Handler struct {
+	queue string
+	run   runFunc
+}
+
+// runFunc does one job on raw JSON. A nil output is none.
+type runFunc func(ctx context.Context, payload []byte) (output []byte, err error)
+
+// Queue returns the name of the queue that h serves.
+func (h Handler) Queue() string { return h.queue }
+
+func (h Handler) apply(s *Server) error {
+	if h.run == nil {
+		return errors.New("serve a handler: it is the zero Handler; make it with handlers.Handle")
+	}
+	if err := checkQueue(h.queue); err != nil {
+		return fmt.Errorf("serve a handler: %w", err)
+	}
+	for _, other := range s.handlers {
+		if other.queue == h.queue {
+			return fmt.Errorf("serve queue %s: two handlers are given for it; a queue has one", h.queue)
+		}
+	}
+	s.handlers = append(s.handlers, h)
+	return nil
+}
+
+// Handle makes fn the handler of queue. fn is called concurrently, as many at
+// once as the daemon's configuration allows the queue.
+//
+// The payload is decoded into In and Out is encoded by encoding/json. With In
+// or Out json.RawMessage or []byte the JSON is passed as it stands. A job has no
+// output when Out is struct{}, or a pointer, map, slice or interface that is nil.
+func Handle[In, Out any](queue string, fn func(ctx context.Context, in In) (Out, error)) Handler {
+	decode, encode := decoder[In](), encoder[Out]()
+	return Handler{queue: queue, run: func(ctx context.Context, payload []byte) ([]byte, error) {
+		in, err := decode(payload)
+		if err != nil {
+			return nil, err
+		}
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		return encode(out)
+	}}
+}
+
+func decoder[In any]() func([]byte) (In, error) {
+	var probe In
+	switch any(&probe).(type) {
+	case *json.RawMessage:
+		return func(payload []byte) (in In, err error) {
+			*any(&in).(*json.RawMessage) = payload
+			return in, nil
+		}
+	case *[]byte:
+		return func(payload []byte) (in In, err error) {
+			*any(&in).(*[]byte) = payload
+			return in, nil
+		}
+	}
+	return func(payload []byte) (in In, err error) {
+		if err := json.Unmarshal(payload, &in); err != nil {
+			return in, unusable{fmt.Errorf("decode the payload into %s: %w", reflect.TypeFor[In](), err)}
+		}
+		return in, nil
+	}
+}
+
+func encoder[Out any]() func(Out) ([]byte, error) {
+	var probe Out
+	switch any(&probe).(type) {
+	case *struct{}:
+		return func(Out) ([]byte, error) { return nil, nil }
+	case *json.RawMessage:
+		return func(out Out) ([]byte, error) { return rawOutput(*any(&out).(*json.RawMessage)) }
+	case *[]byte:
+		return func(out Out) ([]byte, error) { return rawOutput(*any(&out).(*[]byte)) }
+	}
+	marshal := func(out Out) ([]byte, error) {
+		output, err := json.Marshal(out)
+		if err != nil {
+			return nil, unusable{fmt.Errorf("encode the output: %w", err)}
+		}
+		return output, nil
+	}
+	switch reflect.TypeFor[Out]().Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
+		return func(out Out) ([]byte, error) {
+			if reflect.ValueOf(&out).Elem().IsNil() {
+				return nil, nil
+			}
+			return marshal(out)
+		}
+	}
+	return marshal
+}
+
+func rawOutput(output []byte) ([]byte, error) {
+	if len(output) == 0 {
+		return nil, nil
+	}
+	if !json.Valid(output) {
+		return nil, unusable{errors.New("the output is not valid JSON")}
+	}
+	return output, nil
+}
+
+// checkQueue holds the store's rule for queue names, so that a bad one is found
+// where it was written.
+func checkQueue(name string) error {
+	const limit = 128
+	if name == "" || len(name) > limit {
+		return fmt.Errorf("queue name %q is %d bytes long; 1 to %d are allowed", name, len(name), limit)
+	}
+	for i, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
+		case i > 0 && (c == '-' || c == '.' || c == ':'):
+		default:
+			return fmt.Errorf("queue name %q: letters, digits and _-.: only, starting with a letter, a digit or _", name)
+		}
+	}
+	return nil
+}

@@ -41,7 +41,7 @@ type job struct {
 }
 
 func main() {
-	var served []handlers.Handler
+	var served []handlers.Option
 	for _, queue := range strings.Split(envOr("QUEUES", "work"), ",") {
 		served = append(served, handlers.Handle(queue, work))
 	}

@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// database remembers whether the database answers, so that its going and its
+// coming back are each said once, whichever loop notices first.
+type database struct {
+	log   *slog.Logger
+	gauge prometheus.Gauge
+	// changed is called outside the lock after a change.
+	changed func()
+
+	mu    sync.Mutex
+	down  bool
+	since time.Time
+}
+
+// note passes on the error of a call to the store.
+func (b *database) note(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err // says nothing about the database
+	}
+	down := errors.Is(err, store.ErrUnavailable)
+	b.mu.Lock()
+	was, since := b.down, b.since
+	if was == down {
+		b.mu.Unlock()
+		return err
+	}
+	b.down, b.since = down, time.Now()
+	b.mu.Unlock()
+	if down {
+		b.gauge.Set(0)
+		b.log.Error("the database does not answer; work goes on and results are kept until it is back", "error", err)
+	} else {
+		b.gauge.Set(1)
+		b.log.Info("the database answers again", "away", time.Since(since).Round(time.Millisecond).String())
+	}
+	b.changed()
+	return err
+}
+
+// upSince is when the database last came back, or the daemon began.
+func (b *database) upSince() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.since
+}
+
+func (b *database) isDown() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.down
+}

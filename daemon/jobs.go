@@ -1,0 +1,202 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/handlers/host"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// claim is one successful Dequeue: a lease that its jobs share.
+type claim struct {
+	// number is the daemon's own, which handlers see. The store's would recur
+	// after the consumer registered anew.
+	number int64
+	worker int64
+	jobs   []job
+	open   int // jobs that are not settled, nor lost
+	// unmarked counts the jobs with a handler that are not recorded as started.
+	unmarked int
+	at       time.Time
+	lease    time.Duration
+	renewAt  time.Time
+}
+
+// place is where a job is.
+type place uint8
+
+const (
+	running place = iota // with a handler
+	ended                // has a result, which waits to be recorded
+	gone                 // settled, or its lease is lost
+)
+
+// job is one attempt at one message.
+type job struct {
+	lease    store.Lease
+	claim    *claim
+	attempt  int
+	place    place
+	marked   bool // recorded as started
+	recalled bool // asked back because it did not start
+	asked    bool // a Settle that held it failed; it may have been recorded
+	started  time.Time
+	outcome  store.Outcome
+}
+
+func (j *job) ref() host.Ref { return host.Ref{ID: j.lease.ID, Claim: j.claim.number} }
+
+// admit takes leased messages in. It returns nil when the consumer registered
+// anew in the meantime, so that these leases are lost.
+func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time, msgs []store.LeasedMessage) (*claim, []*handlerpb.Job) {
+	timeout := max(0, cfg.Timeout)
+	c := &claim{
+		worker: consumer.ID(), jobs: make([]job, len(msgs)), open: len(msgs), unmarked: len(msgs),
+		at: asked, lease: cfg.Lease, renewAt: asked.Add(cfg.Lease / 3),
+	}
+	slab := make([]handlerpb.Job, len(msgs))
+	out := make([]*handlerpb.Job, len(msgs))
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.consumer != consumer {
+		return nil, nil
+	}
+	q.claimed++
+	c.number = q.claimed
+	q.claims[c.number] = c
+	for i := range msgs {
+		m, j, p := &msgs[i], &c.jobs[i], &slab[i]
+		j.lease, j.claim, j.attempt = m.Lease, c, m.Attempt
+		q.jobs[j.ref()] = j
+		p.Id, p.Claim, p.Queue = m.ID, c.number, q.name
+		p.Attempt, p.MaxAttempts = uint32(m.Attempt), uint32(m.MaxAttempts) //nolint:gosec // small and positive
+		p.TimeoutMs = timeout.Milliseconds()
+		p.EnqueuedAtUs = m.EnqueuedAt.UnixMicro()
+		p.Headers, p.Payload = m.Headers, m.Payload
+		out[i] = p
+	}
+	q.m.inFlight.Set(float64(len(q.jobs)))
+	return c, out
+}
+
+// giveBack ends the jobs of a claim that no handler got. It wants the lock.
+func (q *queue) giveBack(c *claim) {
+	for i := range c.jobs {
+		if j := &c.jobs[i]; j.place == running {
+			q.finish(j, store.Outcome{Lease: j.lease, Kind: store.OutcomeRelease})
+		}
+	}
+	q.counted()
+}
+
+// finish moves a job from the handler to the results. It wants the lock.
+func (q *queue) finish(j *job, o store.Outcome) {
+	delete(q.jobs, j.ref())
+	if !j.marked {
+		j.claim.unmarked--
+	}
+	j.place, j.outcome = ended, o
+	q.results = append(q.results, j)
+	q.bytes += outcomeBytes(&o)
+}
+
+// drop forgets jobs for good. It wants the lock.
+func (q *queue) drop(j *job) {
+	switch j.place {
+	case gone:
+		return
+	case running:
+		delete(q.jobs, j.ref())
+		if !j.marked {
+			j.claim.unmarked--
+		}
+	case ended:
+		q.bytes -= outcomeBytes(&j.outcome)
+	}
+	j.place, j.outcome = gone, store.Outcome{}
+	j.claim.open--
+	if j.claim.open == 0 {
+		delete(q.claims, j.claim.number)
+	}
+}
+
+// counted publishes the counts after a change. It wants the lock.
+func (q *queue) counted() {
+	unsettled := len(q.results) + q.settling
+	q.m.inFlight.Set(float64(len(q.jobs)))
+	q.m.unsettled.Set(float64(unsettled))
+	if len(q.jobs) == 0 || unsettled == 0 {
+		q.d.progress.raise()
+	}
+}
+
+// left counts the jobs with handlers and the results not yet recorded.
+func (q *queue) left() (jobs, results int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.jobs), len(q.results) + q.settling
+}
+
+func outcomeBytes(o *store.Outcome) int {
+	n := len(o.Output) + len(o.Error)
+	for i := range o.Enqueue {
+		n += len(o.Enqueue[i].Payload)
+	}
+	return n
+}
+
+// Room, Started, Results and Beats make the queue a host.Sink.
+
+// Room is called when the handler may have room.
+func (q *queue) Room() { q.room.raise() }
+
+// Started is called when jobs' code has begun to run.
+func (q *queue) Started(refs []host.Ref) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, ref := range refs {
+		if j := q.jobs[ref]; j != nil && j.started.IsZero() {
+			j.started = now
+		}
+	}
+}
+
+// Results is called with what became of jobs.
+func (q *queue) Results(results []host.Result) {
+	now := time.Now()
+	var total time.Duration
+	for i := range results {
+		total += results[i].Elapsed
+		if results[i].Started {
+			q.m.run.Observe(results[i].Elapsed.Seconds())
+		}
+	}
+	q.mu.Lock()
+	q.pace.results(now, len(results), total)
+	for i := range results {
+		r := &results[i]
+		// One that is not there lost its lease: whatever it did is not recorded.
+		if j := q.jobs[host.Ref{ID: r.GetId(), Claim: r.GetClaim()}]; j != nil {
+			q.finish(j, q.outcome(j, r))
+		}
+	}
+	q.counted()
+	q.mu.Unlock()
+	q.record.raise()
+	q.room.raise()
+}
+
+// Beats is called with how far jobs are.
+func (q *queue) Beats(beats []*handlerpb.Beat) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, b := range beats {
+		if j := q.jobs[host.Ref{ID: b.GetId(), Claim: b.GetClaim()}]; j != nil {
+			q.beats[j.lease] = store.Progress{Percent: b.GetPercent(), Message: b.GetMessage(), At: now}
+		}
+	}
+	q.keep.raise()
+}

@@ -1,0 +1,247 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/handlers/host"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// queue is one queue that this daemon serves.
+type queue struct {
+	d    *Daemon
+	name string
+	kind store.QueueKind
+	log  *slog.Logger
+	m    *queueMetrics
+	lane *host.Lane
+	end  context.CancelFunc
+	done chan struct{}
+
+	news   signal // messages may be ready, or the consumer's state changed
+	room   signal // handlers may have room
+	record signal // there are results
+	keep   signal // there are jobs to keep
+
+	mu       sync.Mutex
+	cfg      QueueConfig
+	consumer store.Consumer
+	state    store.WorkerState
+	retiring bool
+	// roomSince is when there was room again, but for few; zero if there is none.
+	roomSince time.Time
+	pace      pace
+	jobs      map[host.Ref]*job // handlers have them
+	claims    map[int64]*claim
+	claimed   int64  // the last claim's number
+	results   []*job // wait to be recorded
+	bytes     int    // of results
+	settling  int    // results that the settle loop has in hand
+	beats     map[store.Lease]store.Progress
+}
+
+const (
+	// While so many results wait to be recorded no more messages are leased.
+	maxUnsettled      = 5000
+	maxUnsettledBytes = 32 << 20
+	// linger is how long a busy consumer waits for more room before it claims
+	// few messages.
+	linger = 5 * time.Millisecond
+	// callTimeout bounds one call to the store.
+	callTimeout = 15 * time.Second
+)
+
+// run runs the queue's loops until its end.
+func (q *queue) run(ctx context.Context) error {
+	defer close(q.done)
+	defer q.lane.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return q.leaseLoop(ctx) })
+	g.Go(func() error { return q.settleLoop(ctx) })
+	g.Go(func() error { return q.keepLoop(ctx) })
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("queue %s: %w", q.name, err)
+	}
+	return nil
+}
+
+// leaseLoop claims messages and sends them to the handler.
+func (q *queue) leaseLoop(ctx context.Context) error {
+	var back retry
+	idle := idle{q: q}
+	for ctx.Err() == nil {
+		want, wait := q.want()
+		if want == 0 {
+			q.awaitRoom(ctx, wait)
+			continue
+		}
+		n, err := q.claim(ctx, want)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			if err := q.claimFailed(ctx, &back, err); err != nil {
+				return err
+			}
+			continue
+		case n < want:
+			idle.wait(ctx, n > 0)
+		default:
+			idle.reset()
+		}
+		back.reset()
+	}
+	return nil
+}
+
+// want is how many messages to claim now. If it is 0, wait is how long to wait
+// for more room at most; 0 is until there is some.
+func (q *queue) want() (n int, wait time.Duration) {
+	room := q.lane.Room()
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	unsettled := len(q.results) + q.settling
+	if !q.mayLease() || room == 0 || q.bytes > maxUnsettledBytes {
+		return 0, 0
+	}
+	most := q.cfg.Concurrency + q.pace.prefetch(now, q.cfg.Concurrency)
+	n = max(0, min(room, most-len(q.jobs), maxUnsettled-unsettled))
+	switch {
+	case n == 0:
+		return 0, 0
+	case len(q.jobs) == 0 || n >= most/4 || now.Sub(q.roomSince) >= linger:
+		q.roomSince = time.Time{}
+		return n, 0
+	case q.roomSince.IsZero():
+		q.roomSince = now
+	}
+	return 0, linger - now.Sub(q.roomSince)
+}
+
+// mayLease wants the lock.
+func (q *queue) mayLease() bool {
+	return q.state == store.WorkerReady && !q.retiring && !q.d.quiet.Load() && !q.d.stopping.Load()
+}
+
+func (q *queue) awaitRoom(ctx context.Context, wait time.Duration) {
+	if wait > 0 {
+		sleep(ctx, wait, q.room)
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-q.room:
+	}
+}
+
+// claim leases at most want messages, sends them, and returns how many they were.
+func (q *queue) claim(ctx context.Context, want int) (int, error) {
+	q.mu.Lock()
+	consumer, cfg := q.consumer, q.cfg
+	q.mu.Unlock()
+	// Not cut short by a stop: an answer that nobody hears leaves messages
+	// leased to nobody until the lease runs out.
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	asked := time.Now()
+	msgs, err := consumer.Dequeue(call, want, cfg.Lease)
+	if q.d.database.note(err) != nil || len(msgs) == 0 {
+		return 0, err
+	}
+	q.m.leased.Add(float64(len(msgs)))
+	for i := range msgs {
+		q.m.wait.Observe(msgs[i].Waited.Seconds())
+	}
+	q.send(q.admit(consumer, cfg, asked, msgs))
+	return len(msgs), nil
+}
+
+// send hands jobs to the handler; those it does not take are released.
+func (q *queue) send(c *claim, jobs []*handlerpb.Job) {
+	if c == nil {
+		return
+	}
+	q.mu.Lock()
+	stopped := !q.mayLease()
+	q.mu.Unlock()
+	if !stopped {
+		if err := q.lane.Send(jobs); err == nil {
+			q.keep.raise()
+			return
+		} else if !errors.Is(err, host.ErrNotServed) {
+			q.log.Warn("jobs could not be sent to the handler and are released", "jobs", len(jobs), "error", err)
+		}
+	}
+	q.mu.Lock()
+	q.giveBack(c)
+	q.mu.Unlock()
+	q.record.raise()
+}
+
+// claimFailed decides what an error of Dequeue means, and waits.
+func (q *queue) claimFailed(ctx context.Context, back *retry, err error) error {
+	var (
+		notReady *store.NotReadyError
+		unknown  *store.UnknownQueueError
+	)
+	switch {
+	case fatal(err):
+		return err
+	case transient(err):
+	case errors.As(err, &notReady):
+		q.d.pulseNow.raise()
+	case errors.As(err, &unknown):
+		q.d.close(q, "the queue was deleted; it is not served until the next reload or restart")
+		return nil
+	default:
+		q.log.Error("messages could not be leased; trying again", "error", err)
+	}
+	sleep(ctx, back.next(), q.news)
+	return nil
+}
+
+// idle paces the claims of a queue that has nothing ready: soon after the last
+// message, then ever more rarely, with wake-ups in between.
+type idle struct {
+	q    *queue
+	last time.Duration
+}
+
+const (
+	idleMin = 50 * time.Millisecond
+	// pollShare keeps a daemon of many queues from asking more often than this
+	// for each of them, as long as wake-ups arrive.
+	pollShare = 700 * time.Millisecond
+)
+
+func (i *idle) reset() { i.last = 0 }
+
+// wait waits after a claim that left room; some says that it was not empty.
+func (i *idle) wait(ctx context.Context, some bool) {
+	if some {
+		i.reset()
+	}
+	longest := i.q.d.pollInterval()
+	i.last = min(max(idleMin, 2*i.last), longest)
+	sleep(ctx, jittered(i.last), i.q.news)
+}
+
+// pollInterval is how often an idle queue asks for messages by itself.
+func (d *Daemon) pollInterval() time.Duration {
+	d.mu.Lock()
+	n := len(d.queues)
+	d.mu.Unlock()
+	if !d.listening.Load() {
+		return d.cfg.PollInterval
+	}
+	return max(d.cfg.PollInterval, time.Duration(n)*pollShare)
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	// lastSettle is how long the last results may take to be recorded.
+	lastSettle = 10 * time.Second
+	// lastWords is how long the release and the stop of all workers may take.
+	lastWords = 10 * time.Second
+	// killTime is how long the host may take to end its processes.
+	killTime = 10 * time.Second
+	// atOnce is what the last results and the workers' stop get together with
+	// a stop at once.
+	atOnce = 2 * time.Second
+)
+
+// stop ends the daemon in good order: no more leases; running jobs may finish;
+// those that do not are cancelled; handlers end; results are recorded; what is
+// left is released; workers are stopped.
+func (d *Daemon) stop(supervising, hosting, serving *task) error {
+	d.stopping.Store(true)
+	supervising.end()
+	<-supervising.done
+	settings := d.settings.Load()
+	d.cfg.Notify("STOPPING=1")
+	d.status()
+	d.log.Info("stopping: running jobs may finish", "drain_timeout", settings.DrainTimeout.String())
+	queues := d.allQueues()
+	for _, q := range queues {
+		q.room.raise()
+		q.news.raise()
+		q.lane.Cancel("the daemon is stopping", true)
+	}
+	if !d.drained(settings.DrainTimeout) {
+		d.killing.Store(true)
+		for _, q := range queues {
+			if jobs, _ := q.left(); jobs > 0 {
+				q.log.Warn("jobs are cancelled because the daemon stops", "jobs", jobs, "grace", settings.CancelGrace.String())
+			}
+			q.lane.Cancel("the daemon is stopping", false)
+		}
+		d.drained(settings.CancelGrace)
+	}
+	d.killing.Store(true)
+	hosting.end()
+	d.wait(hosting.done)
+	recorded := d.recorded()
+	serving.end()
+	<-serving.done
+
+	err := d.stopWorkers()
+	switch {
+	case d.rushed():
+		return errors.Join(ErrReleased, err)
+	case err != nil:
+		return fmt.Errorf("stop: %w; messages still held run again when their lease ends", err)
+	case !recorded:
+		return errors.New("stop: some results could not be recorded; their messages were released and run again")
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+// drained waits until no handler has a job.
+func (d *Daemon) drained(limit time.Duration) bool {
+	return d.await(limit, 0, func(jobs, _ int) bool { return jobs == 0 })
+}
+
+// recorded waits until every result is recorded.
+func (d *Daemon) recorded() bool {
+	return d.await(lastSettle, atOnce, func(jobs, results int) bool { return jobs+results == 0 })
+}
+
+// await waits until the jobs and results left are as wanted, but no longer
+// than limit, and no longer than rushed once the stop must be at once.
+func (d *Daemon) await(limit, rushed time.Duration, enough func(jobs, results int) bool) bool {
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	tick := time.NewTicker(keepTick)
+	defer tick.Stop()
+	now := d.now
+	for over := false; ; {
+		jobs, results := 0, 0
+		for _, q := range d.allQueues() {
+			j, r := q.left()
+			jobs, results = jobs+j, results+r
+		}
+		if enough(jobs, results) || over {
+			return !over
+		}
+		select {
+		case <-d.progress:
+		case <-tick.C:
+		case <-now:
+			now = nil
+			end.Reset(min(limit, rushed))
+		case <-end.C:
+			over = true
+		}
+	}
+}
+
+// wait waits for the host's end, for a limited time.
+func (d *Daemon) wait(done <-chan struct{}) {
+	t := time.NewTimer(killTime)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		d.log.Error("handler processes did not end in time", "limit", killTime.String())
+	}
+}
+
+func (d *Daemon) rushed() bool {
+	select {
+	case <-d.now:
+		return true
+	default:
+		return false
+	}
+}
+
+// stopWorkers releases what is left and stops every worker of this daemon. It
+// tries for a while if the database is away.
+func (d *Daemon) stopWorkers() error {
+	limit := lastWords
+	if d.rushed() {
+		limit = atOnce
+	}
+	ctx, cancel := context.WithTimeout(d.life, limit)
+	defer cancel()
+	var back retry
+	for {
+		var errs []error
+		for _, q := range d.allQueues() {
+			errs = append(errs, d.stopConsumer(ctx, q))
+		}
+		errs = append(errs, stopWorker(ctx, d.workers.producer()), stopWorker(ctx, d.workers.admin()))
+		err := d.database.note(errors.Join(errs...))
+		if err == nil || !transient(err) || !sleep(ctx, back.next(), d.now) {
+			return err
+		}
+	}
+}
+
+// stopConsumer releases what a queue's consumer holds and stops it.
+func (d *Daemon) stopConsumer(ctx context.Context, q *queue) error {
+	q.mu.Lock()
+	consumer := q.consumer
+	q.mu.Unlock()
+	released, err := consumer.ReleaseAll(ctx)
+	var notReady *store.NotReadyError
+	if errors.As(err, &notReady) && notReady.State == store.WorkerStopped {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release the messages of queue %s: %w", q.name, err)
+	}
+	if released > 0 {
+		q.log.Warn("messages were released", "messages", released)
+	}
+	if err := stopWorker(ctx, consumer); err != nil {
+		return fmt.Errorf("queue %s: %w", q.name, err)
+	}
+	return nil
+}
+
+// stopWorker suspends and stops a worker, whatever state it is in.
+func stopWorker(ctx context.Context, w store.Worker) error {
+	for _, step := range []func(context.Context) error{w.Suspend, w.Shutdown} {
+		err := step(ctx)
+		var wrong *store.TransitionError
+		switch {
+		case err == nil, errors.Is(err, store.ErrNotFound):
+		case errors.As(err, &wrong) && wrong.From == wrong.To, errors.As(err, &wrong) && wrong.From == store.WorkerStopped:
+		default:
+			return fmt.Errorf("stop worker %d: %w", w.ID(), err)
+		}
+	}
+	return w.Close(ctx)
+}

@@ -1,0 +1,292 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/handlers/host"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// supervise keeps one consumer for each queue that handlers serve, publishes
+// the handlers' states, and says when the daemon is ready.
+func (d *Daemon) supervise(ctx context.Context) error {
+	var back retry
+	settled := d.host.Settled()
+	for {
+		err := d.reconcile(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case fatal(err):
+			return err
+		case err != nil && !transient(err):
+			d.log.Error("queues could not be set up; trying again", "error", err)
+		}
+		if err == nil {
+			back.reset()
+			if settled == nil && !d.reported.Swap(true) {
+				d.cfg.Notify("READY=1")
+				d.log.Info("ready", "handlers", len(d.host.Status()))
+				d.status()
+			}
+		}
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(back.next())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-settled:
+			settled = nil
+		case <-d.changed:
+		case <-d.reloaded:
+			err = d.ensureAll(ctx)
+			if err != nil {
+				d.reloaded.raise()
+				if !sleep(ctx, back.next(), nil) {
+					return nil
+				}
+			}
+		case <-again:
+		}
+	}
+}
+
+// reconcile starts and retires queues as handlers come and go. What one queue
+// wants does not keep the others.
+func (d *Daemon) reconcile(ctx context.Context) error {
+	served := d.host.Queues()
+	var errs []error
+	for _, s := range served {
+		if err := d.startQueue(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("serve queue %s of handler %s: %w", s.Name, s.Handler, err))
+		}
+	}
+	wanted := wantedQueues(d.host.Status())
+	for _, q := range d.allQueues() {
+		if !wanted[q.name] && !slices.ContainsFunc(served, func(s host.ServedQueue) bool { return s.Name == q.name }) {
+			d.retire(q)
+		}
+	}
+	if err := d.workers.publish(ctx); d.database.note(err) != nil {
+		errs = append(errs, err)
+	}
+	d.status()
+	return errors.Join(errs...)
+}
+
+// wantedQueues are those of handlers that serve or will again after a restart.
+func wantedQueues(handlers []host.Status) map[string]bool {
+	wanted := map[string]bool{}
+	for _, h := range handlers {
+		if h.State == host.Refused {
+			continue
+		}
+		for _, name := range h.Queues {
+			wanted[name] = true
+		}
+	}
+	return wanted
+}
+
+func (d *Daemon) allQueues() []*queue {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]*queue, 0, len(d.queues))
+	for _, q := range d.queues {
+		all = append(all, q)
+	}
+	slices.SortFunc(all, func(a, b *queue) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// startQueue creates the queue in the database, registers a consumer and runs
+// its loops, unless it runs already or must not.
+func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
+	d.mu.Lock()
+	_, runs := d.queues[s.Name]
+	_, closed := d.closed[s.Name]
+	d.mu.Unlock()
+	if runs || closed || d.stopping.Load() {
+		return nil
+	}
+	kind := store.JobQueue
+	if s.Kind == handlerpb.Description_KIND_WORKFLOW {
+		kind = store.WorkflowQueue
+	}
+	if err := d.ensureQueue(ctx, s.Name, kind); err != nil {
+		return err
+	}
+	consumer, err := d.cfg.Store.Consumer(ctx, s.Name, d.workers.opts)
+	if d.database.note(err) != nil {
+		return fmt.Errorf("register its consumer: %w", err)
+	}
+	life, end := context.WithCancel(d.life)
+	q := &queue{
+		d: d, name: s.Name, kind: kind, log: d.log.With("queue", s.Name), m: d.metrics.queue(s.Name),
+		end: end, done: make(chan struct{}),
+		news: newSignal(), room: newSignal(), record: newSignal(), keep: newSignal(),
+		cfg: d.settings.Load().queueConfig(s.Name), consumer: consumer, state: store.WorkerReady,
+		jobs: map[host.Ref]*job{}, claims: map[int64]*claim{}, beats: map[store.Lease]store.Progress{},
+	}
+	q.lane = d.host.Attach(s.Name, q)
+	d.mu.Lock()
+	d.queues[s.Name] = q
+	d.mu.Unlock()
+	q.log.Info("serving", "handler", s.Handler, "consumer", consumer.ID())
+	d.group.Go(func() error { return q.run(life) })
+	return nil
+}
+
+// ensureQueue creates a queue or sets its policy. An empty kind keeps an
+// existing queue's.
+func (d *Daemon) ensureQueue(ctx context.Context, name string, kind store.QueueKind) error {
+	if kind == "" {
+		kind = store.JobQueue
+		was, err := d.cfg.Store.Queues().Get(ctx, name)
+		switch {
+		case err == nil:
+			kind = was.Kind
+		case !errors.Is(err, store.ErrNotFound):
+			return d.database.note(err)
+		}
+	}
+	_, err := d.cfg.Store.Queues().Ensure(ctx, name, d.settings.Load().queueConfig(name).policy(kind))
+	return d.database.note(err)
+}
+
+// ensureAll sets the policies anew after the settings changed.
+func (d *Daemon) ensureAll(ctx context.Context) error {
+	names := map[string]bool{}
+	for name := range d.settings.Load().Queues {
+		names[name] = true
+	}
+	for _, q := range d.allQueues() {
+		names[q.name] = true
+	}
+	var errs []error
+	for name := range names {
+		if err := d.ensureQueue(ctx, name, ""); err != nil {
+			errs = append(errs, fmt.Errorf("set the policy of queue %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retire stops a queue that no handler serves any more, once its jobs are settled.
+func (d *Daemon) retire(q *queue) {
+	q.mu.Lock()
+	already := q.retiring
+	q.retiring = true
+	q.mu.Unlock()
+	if already {
+		return
+	}
+	q.log.Info("no handler serves the queue any more")
+	d.group.Go(func() error {
+		if q.finished(d.life) {
+			if err := d.stopConsumer(d.life, q); d.database.note(err) != nil {
+				q.log.Warn("the consumer of the queue could not be stopped; its row is reclaimed later", "error", err)
+			}
+		}
+		d.forget(q)
+		d.changed.raise() // it may be served again by now
+		return nil
+	})
+}
+
+// finished waits until the queue has no jobs and no results. It reports false
+// when the daemon's life ends first.
+func (q *queue) finished(ctx context.Context) bool {
+	for {
+		if jobs, results := q.left(); jobs+results == 0 {
+			return true
+		}
+		if !sleep(ctx, keepTick, nil) {
+			return false
+		}
+	}
+}
+
+// forget ends a queue's loops and takes it off the list.
+func (d *Daemon) forget(q *queue) {
+	q.end()
+	<-q.done
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.queues[q.name] == q {
+		delete(d.queues, q.name)
+	}
+}
+
+// close ends the serving of a queue until a restart. It does not wait.
+func (d *Daemon) close(q *queue, why string) {
+	d.mu.Lock()
+	_, already := d.closed[q.name]
+	d.closed[q.name] = why
+	if d.queues[q.name] == q {
+		delete(d.queues, q.name)
+	}
+	d.mu.Unlock()
+	if already {
+		return
+	}
+	q.log.Warn("the queue is not served any more", "why", why)
+	q.loseAll()
+	q.end()
+}
+
+// wakeQueue tells a queue's consumer that messages may be ready; an empty name
+// tells all.
+func (d *Daemon) wakeQueue(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if name != "" {
+		if q := d.queues[name]; q != nil {
+			q.news.raise()
+		}
+		return
+	}
+	for _, q := range d.queues {
+		q.news.raise()
+	}
+}
+
+// known reports whether a queue may be a metric's label.
+func (d *Daemon) known(name string) bool {
+	if _, ok := d.settings.Load().Queues[name]; ok {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.queues[name] != nil
+}
+
+// status tells the service manager how things are, in one line.
+func (d *Daemon) status() {
+	if !d.reported.Load() {
+		return
+	}
+	d.mu.Lock()
+	n := len(d.queues)
+	d.mu.Unlock()
+	text := fmt.Sprintf("serving %d queues", n)
+	switch {
+	case d.stopping.Load():
+		text = "stopping"
+	case d.database.isDown():
+		text += "; the database does not answer"
+	case d.quiet.Load():
+		text += "; quiet: nothing is leased"
+	}
+	if old := d.said.Swap(&text); old == nil || *old != text {
+		d.cfg.Notify("STATUS=" + text)
+	}
+}

@@ -180,9 +180,7 @@ func (o *outbox) next() (frame *handlerpb.HandlerFrame, closed bool) {
 	}
 	for o.beats.len() > 0 && len(frame.Beats) < frameItems {
 		j := o.beats.pop()
-		if !j.finished {
-			frame.Beats = append(frame.Beats, j.beat)
-		}
+		frame.Beats = append(frame.Beats, j.beat)
 		j.beat = nil
 	}
 	o.takeLogs(frame, size)

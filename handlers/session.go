@@ -39,18 +39,29 @@ func newSession(handlers []Handler, stream grpc.BidiStreamingServer[handlerpb.Ho
 
 // run serves the stream until it ends, and returns why if that was not in order.
 func (s *session) run() error {
-	written := make(chan error, 1)
+	ended, written := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- s.read() }()
 	go func() { written <- s.write() }()
 
-	err := s.read()
+	var err error
+	select {
+	case err = <-ended:
+	case err = <-written:
+		// The stream is of no use any more. Returning is what ends read.
+		written <- nil
+	}
 	for _, l := range s.lanes {
 		l.close("the connection to pgqrsd has ended")
 	}
 	s.await(endGrace)
 	s.out.close()
-	werr := <-written
 	if errors.Is(err, io.EOF) {
-		return werr
+		err = nil
+	}
+	select {
+	case werr := <-written:
+		err = errors.Join(err, werr)
+	case <-time.After(endGrace): // the host does not read any more
 	}
 	return err
 }
@@ -169,15 +180,15 @@ func (s *session) drain() {
 
 // write sends frames until the outbox is closed and empty, or the stream breaks.
 func (s *session) write() error {
-	var broken error
 	for {
 		frame, closed := s.out.next()
 		switch {
-		case frame != nil && broken == nil:
-			broken = s.stream.Send(frame)
-		case frame != nil: // nobody is left to read it
+		case frame != nil:
+			if err := s.stream.Send(frame); err != nil {
+				return err
+			}
 		case closed:
-			return broken
+			return nil
 		default:
 			<-s.out.wake
 		}

@@ -1076,7 +1076,8 @@ func (x *Enqueue) GetHeaders() map[string]string {
 	return nil
 }
 
-// Beat is a running job's word on how far it is.
+// Beat is a running job's word on how far it is. Beats and logs in the frame of
+// their job's result belong before it; a beat that comes later is ignored.
 type Beat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`

@@ -1,0 +1,328 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+)
+
+const (
+	// exitGrace is how long a process that was asked to end may take.
+	exitGrace = 3 * time.Second
+	// crashGrace is how long a process that broke off its stream may take to
+	// exit by itself, so that its own exit status can be told.
+	crashGrace = 250 * time.Millisecond
+	// lastFrames is how long frames are still read after the process's end. The
+	// stream ends at once, unless a grandchild holds the socket.
+	lastFrames = time.Second
+)
+
+var errRetired = errors.New("the process takes no more jobs")
+
+// process is one generation of a handler: a running process that serves.
+type process struct {
+	*launched
+	host  *Host
+	log   *slog.Logger
+	born  time.Time
+	ports []*port // in the order of the description
+	byKey map[string]*port
+
+	lastFrame atomic.Int64  // by clock: when something was heard
+	wake      chan struct{} // the writer has something to do
+	nudge     chan struct{} // the tender has something to do
+	stopped   chan struct{} // the stream and the process are gone
+
+	// sinkMu is held while sinks are called, so that they are called one at a
+	// time for this process. It is taken before mu, never after.
+	sinkMu  sync.Mutex
+	batches []batch
+
+	mu      sync.Mutex
+	jobs    map[Ref]*job
+	outbox  outbox
+	local   []laneResult // results that the host itself gives
+	retired bool         // no more jobs are taken
+	drained bool         // the handler says it has nothing left
+	ending  bool         // it was asked to exit
+	why     string       // for results: what the host did to the process
+	warned  map[string]bool
+	turn    int
+	told    *handlerpb.Hello // the last one
+	// Of a retired process, by clock; 0 is not yet, and for limit never.
+	drainAsked, endAsked, limit time.Duration
+	retiredWhy                  string
+
+	killOnce   sync.Once
+	clientGone chan struct{}
+}
+
+// laneResult is a result and whose it is.
+type laneResult struct {
+	lane *Lane
+	Result
+}
+
+func newProcess(h *Host, l *launched, queues func(name string) *queue) *process {
+	p := &process{
+		launched: l, host: h, log: h.log.With("handler", l.name),
+		born: time.Now(), byKey: make(map[string]*port), jobs: make(map[Ref]*job),
+		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1), stopped: make(chan struct{}),
+		warned: make(map[string]bool), clientGone: make(chan struct{}),
+	}
+	for _, q := range l.desc.GetQueues() {
+		pt := &port{queue: queues(q.GetName()), process: p, kind: q.GetKind()}
+		if pt.kind == handlerpb.Description_KIND_UNSPECIFIED {
+			pt.kind = handlerpb.Description_KIND_JOB
+		}
+		p.ports = append(p.ports, pt)
+		p.byKey[q.GetName()] = pt
+	}
+	return p
+}
+
+// clock is the time since the process began to serve; never 0.
+func (p *process) clock() time.Duration { return time.Since(p.born) + 1 }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run serves until the process is dead and every job has its result.
+func (p *process) run() (cause error) {
+	var loops sync.WaitGroup
+	loops.Go(p.write)
+	loops.Go(p.tend)
+	p.out.release()
+	cause = p.read()
+
+	p.closePorts()
+	p.awaitExit()
+	<-p.child.dead
+	p.hangUp()
+	close(p.stopped)
+	loops.Wait()
+	p.giveLastResults(cause)
+	p.shutClient()
+	<-p.clientGone
+	p.destroy()
+	return cause
+}
+
+// read hands frames on until the stream ends.
+func (p *process) read() error {
+	for {
+		frame, err := p.stream.Recv()
+		if err != nil {
+			return err
+		}
+		p.lastFrame.Store(int64(p.clock()))
+		p.take(frame)
+	}
+}
+
+// awaitExit gives a process whose stream has ended a moment to exit by itself,
+// then kills it. Its group goes with it in any case.
+func (p *process) awaitExit() {
+	grace := crashGrace
+	p.mu.Lock()
+	if p.ending {
+		grace = exitGrace
+	}
+	p.mu.Unlock()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.child.exited:
+	case <-timer.C:
+		p.child.kill()
+	}
+}
+
+// closePorts lets no more jobs in, and tells the queues' sinks.
+func (p *process) closePorts() {
+	p.mu.Lock()
+	p.retired = true
+	p.mu.Unlock()
+	p.sinkMu.Lock()
+	defer p.sinkMu.Unlock()
+	for _, pt := range p.ports {
+		if pt.queue.port.CompareAndSwap(pt, nil) {
+			pt.queue.tellRoom()
+		}
+	}
+}
+
+// kill ends the process by force; why is for the results of its jobs.
+func (p *process) kill(why string) {
+	p.mu.Lock()
+	if p.why == "" {
+		p.why = why
+	}
+	p.mu.Unlock()
+	p.child.kill()
+}
+
+// shutClient asks the process to exit, in go-plugin's way, without waiting.
+func (p *process) shutClient() {
+	p.killOnce.Do(func() {
+		go func() {
+			defer close(p.clientGone)
+			p.client.Kill()
+		}()
+	})
+}
+
+// end asks the process to exit and returns; the tender kills it if it does not.
+func (p *process) end() {
+	p.mu.Lock()
+	if !p.ending {
+		p.ending, p.endAsked = true, p.clock()
+	}
+	p.mu.Unlock()
+	p.shutClient()
+}
+
+// crash says how the process ended, for people.
+func (p *process) crash(cause error) string {
+	p.mu.Lock()
+	why := p.why
+	p.mu.Unlock()
+	switch {
+	case why != "":
+	case p.child.selfEnded():
+		why = p.child.ending()
+	case cause != nil && !errors.Is(cause, io.EOF) && !errors.Is(cause, context.Canceled):
+		why = fmt.Sprintf("broke off its stream (%s) and was killed", short(status.Convert(cause).Message()))
+	default:
+		why = "ended its stream and was killed"
+	}
+	text := fmt.Sprintf("handler %s (pid %d) %s", p.name, p.child.pid, why)
+	if line := p.out.panicLine(); line != "" {
+		text += ": " + short(line)
+	}
+	return text
+}
+
+// unimplemented reports whether the handler has no Work at all.
+func unimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
+
+// warnOnce logs a breach of the protocol, each kind once for a process.
+func (p *process) warnOnce(breach string, args ...any) {
+	p.mu.Lock()
+	before := p.warned[breach]
+	p.warned[breach] = true
+	p.mu.Unlock()
+	if !before {
+		p.log.Warn("handler breaks the protocol; this is told once: "+breach, args...)
+	}
+}
+
+// giveLastResults gives every job that is left its result. The process is dead.
+func (p *process) giveLastResults(cause error) {
+	crash := p.crash(cause)
+	now := p.clock()
+	p.sinkMu.Lock()
+	defer p.sinkMu.Unlock()
+	p.mu.Lock()
+	results := p.local
+	p.local = nil
+	for _, j := range p.jobs {
+		results = append(results, laneResult{j.lane, p.lastResult(j, now, crash)})
+	}
+	clear(p.jobs)
+	p.mu.Unlock()
+	p.deliver(results)
+}
+
+// lastResult is what a job gets whose process ended before it had a result.
+func (p *process) lastResult(j *job, now time.Duration, crash string) Result {
+	r := Result{
+		Result:  &handlerpb.Result{Id: j.ref.ID, Claim: j.ref.Claim, Outcome: handlerpb.Outcome_OUTCOME_RELEASE},
+		Crashed: true,
+	}
+	if j.started == 0 {
+		r.Error = crash + " before the job had started"
+		return r
+	}
+	r.Outcome = handlerpb.Outcome_OUTCOME_RETRY
+	r.Started = true
+	r.Elapsed = now - j.started
+	switch {
+	case j.stuck && j.timedOut(now):
+		r.Error = fmt.Sprintf("timed out after %s and ignored its cancellation; its process was killed", j.timeout)
+	case j.stuck:
+		r.Error = fmt.Sprintf("was cancelled (%s) and did not stop within %s; its process was killed", j.reason, p.host.cfg.CancelGrace)
+	default:
+		r.Error = crash + " while the job ran"
+	}
+	return r
+}
+
+func (p *process) queueNames() []string {
+	names := make([]string, len(p.ports))
+	for i, pt := range p.ports {
+		names[i] = pt.queue.name
+	}
+	return names
+}
+
+// announce tells the queues' sinks that they are served.
+func (p *process) announce() {
+	p.sinkMu.Lock()
+	defer p.sinkMu.Unlock()
+	for _, pt := range p.ports {
+		pt.queue.tellRoom()
+	}
+}
+
+// defaultConcurrency is what handlers are told where the settings say nothing.
+const defaultConcurrency = 100
+
+// hello tells the handler its settings, unless it knows them.
+func (p *process) hello(version string, s Settings) {
+	hello := &handlerpb.Hello{HostVersion: cleanText(version)}
+	for _, pt := range p.ports {
+		n := 0
+		if s.Concurrency != nil {
+			n = s.Concurrency(pt.queue.name)
+		}
+		if n <= 0 {
+			n = defaultConcurrency
+		}
+		hello.Queues = append(hello.Queues, &handlerpb.Hello_QueueSettings{Name: pt.queue.name, Concurrency: uint32(n)})
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if proto.Equal(hello, p.told) {
+		return
+	}
+	p.told, p.outbox.hello = hello, hello
+	poke(p.wake)
+}
+
+// stop ends the process now: one without jobs may still exit by itself.
+func (p *process) stop() {
+	p.mu.Lock()
+	idle := len(p.jobs) == 0
+	p.mu.Unlock()
+	if idle {
+		p.end()
+	} else {
+		p.kill("was killed because pgqrsd stopped")
+	}
+}

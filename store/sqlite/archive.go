@@ -1,0 +1,274 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// archive is the table of finished messages.
+type archive struct{ d *database }
+
+const (
+	// Where messages are that somebody wants to move or delete.
+	sqlWhereIs = `
+SELECT j.key, m.attempts, m.errors, CASE WHEN l.message_id IS NULL THEN 'ready' ELSE 'leased' END
+FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value LEFT JOIN leases l ON l.message_id = m.id
+UNION ALL SELECT j.key, m.attempts, m.errors, 'delayed'
+FROM json_each(?1) j CROSS JOIN delayed m ON m.id = j.value
+UNION ALL SELECT j.key, m.attempts, m.errors, m.state
+FROM json_each(?1) j CROSS JOIN archive m ON m.id = j.value`
+
+	// With each row a message id, and where its errors are in the texts.
+	withErrors = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, errors) AS (
+    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER),
+        CAST(substr(?3, CAST(substr(?2, i*60 + 21, 20) AS INTEGER), CAST(substr(?2, i*60 + 41, 20) AS INTEGER)) AS TEXT)
+    FROM r)`
+	intoArchive = `
+INSERT INTO archive (id, queue_id, state, priority, attempts, enqueued_at, finished_at, headers, errors, payload)
+SELECT m.id, m.queue_id, ?4, m.priority, m.attempts, m.enqueued_at, ?5, m.headers, f.errors, m.payload`
+	sqlArchiveReady   = withErrors + intoArchive + ` FROM f CROSS JOIN messages m ON m.id = f.id`
+	sqlArchiveDelayed = withErrors + intoArchive + ` FROM f CROSS JOIN delayed m ON m.id = f.id`
+)
+
+// place is where a message is.
+type place struct {
+	state    store.State // "" is nowhere
+	attempts int
+	errors   []byte
+}
+
+// movable is the error of a message that cannot be moved or deleted.
+func (p place) movable() error {
+	switch {
+	case p.state == "":
+		return store.ErrNotFound
+	case p.state == store.Leased:
+		return store.ErrLeased
+	case p.state.Archived():
+		return store.ErrTerminal
+	}
+	return nil
+}
+
+// whereAre finds messages, in the order of their ids.
+func whereAre(q querier, ids []int64) ([]place, error) {
+	places := make([]place, len(ids))
+	err := q.rows(sqlWhereIs, []any{jsonIDs(ids)}, func(rows *sql.Rows) error {
+		var i int
+		var p place
+		if err := rows.Scan(&i, &p.attempts, &p.errors, &p.state); err != nil {
+			return err
+		}
+		places[i] = p
+		return nil
+	})
+	return places, err
+}
+
+// finish archives ready and delayed messages, with the reason as an error.
+func (d *database) finish(ctx context.Context, state store.State, reason string, ids []int64) ([]error, error) {
+	errs := make([]error, len(ids))
+	if len(ids) == 0 {
+		return errs, nil
+	}
+	err := d.write(ctx, flushed, func(t *tx) error {
+		places, err := whereAre(t, ids)
+		if err != nil {
+			return err
+		}
+		var rec records
+		var text texts
+		var moved idList
+		for i, p := range places {
+			if errs[i] = p.movable(); errs[i] != nil {
+				continue
+			}
+			if slices.Contains(ids[:i], ids[i]) {
+				errs[i] = store.ErrTerminal // since a moment ago
+				continue
+			}
+			list, err := appendError(p.errors, store.AttemptError{
+				Attempt: p.attempts, At: time.UnixMicro(t.now).UTC(), Error: store.CleanError(reason),
+			})
+			if err != nil {
+				return fmt.Errorf("errors of message %d: %w", ids[i], err)
+			}
+			at, length := text.add(list)
+			rec.add(ids[i], at, length)
+			moved.add(ids[i])
+		}
+		if moved.empty() {
+			return errNothing
+		}
+		if err := t.each([]any{rec.n, rec.buf, text.buf, state, t.now}, sqlArchiveReady, sqlArchiveDelayed); err != nil {
+			return err
+		}
+		return t.each([]any{moved.json()}, sqlDeleteMessages, sqlDeleteDelayed)
+	})
+	return errs, err
+}
+
+func (a archive) Insert(ctx context.Context, reason string, ids ...int64) ([]error, error) {
+	errs, err := a.d.finish(ctx, store.Cancelled, reason, ids)
+	if err != nil {
+		return nil, fmt.Errorf("cancel %d messages: %w", len(ids), err)
+	}
+	return errs, nil
+}
+
+const sqlGetArchived = `SELECT ` + columnsArchive + fromArchive + ` WHERE m.id = ?1`
+
+func (a archive) Get(ctx context.Context, id int64) (store.Message, error) {
+	msg, err := a.d.oneMessage(ctx, sqlGetArchived, id)
+	if err != nil {
+		return store.Message{}, fmt.Errorf("get archived message %d: %w", id, err)
+	}
+	return msg, nil
+}
+
+func (a archive) List(ctx context.Context, filter store.MessageFilter) ([]store.Message, error) {
+	list, err := a.d.list(ctx, filter, archivedStates)
+	if err != nil {
+		return nil, fmt.Errorf("list archived messages: %w", err)
+	}
+	return list, nil
+}
+
+func (a archive) Count(ctx context.Context, filter store.MessageFilter) (int64, error) {
+	n, err := a.d.count(ctx, filter, archivedStates)
+	if err != nil {
+		return 0, fmt.Errorf("count archived messages: %w", err)
+	}
+	return n, nil
+}
+
+func (a archive) Delete(ctx context.Context, id int64) error {
+	err := a.d.write(ctx, flushed, func(t *tx) error {
+		list := jsonIDs([]int64{id})
+		n, err := t.exec(sqlDeleteArchived, list)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return store.ErrNotFound
+		}
+		return t.each([]any{list}, sqlDeleteSteps, sqlDeleteRuns)
+	})
+	if err != nil {
+		return fmt.Errorf("delete archived message %d: %w", id, err)
+	}
+	return nil
+}
+
+const sqlPurgeArchivedIDs = `
+SELECT id FROM archive
+WHERE queue_id = ?1 AND state IN (SELECT value FROM json_each(?2)) AND finished_at < ?3
+LIMIT ?4`
+
+func (a archive) Purge(ctx context.Context, queue string, olderThan time.Duration, states ...store.State) (int64, error) {
+	purged, err := a.purge(ctx, queue, olderThan, states)
+	if err != nil {
+		return purged, fmt.Errorf("purge the archive of queue %s: %w", queue, err)
+	}
+	return purged, nil
+}
+
+func (a archive) purge(ctx context.Context, queue string, olderThan time.Duration, states []store.State) (int64, error) {
+	if olderThan < 0 {
+		return 0, fmt.Errorf("age %s is negative: %w", olderThan, store.ErrInvalid)
+	}
+	if len(states) == 0 {
+		states = archivedStates
+	}
+	for _, s := range states {
+		if _, err := statesOf(s, archivedStates); err != nil {
+			return 0, err
+		}
+	}
+	list, err := jsonText(states)
+	if err != nil {
+		return 0, err
+	}
+	before := a.d.now() - micros(olderThan)
+	if olderThan == 0 {
+		before++ // all that has finished by now
+	}
+	return a.d.inBatches(ctx, purgeBatch, func(t *tx, limit int) (int64, error) {
+		q, err := findQueue(t, queue)
+		if err != nil {
+			return 0, err
+		}
+		return t.deleteFound(sqlPurgeArchivedIDs, []any{q.ID, list, before, limit}, sqlDeleteArchived)
+	})
+}
+
+const (
+	sqlDeadLetters = `
+SELECT j.key, a.state, a.queue_id, q.name
+FROM json_each(?1) j CROSS JOIN archive a ON a.id = j.value CROSS JOIN queues q ON q.id = a.queue_id`
+	sqlReplay = `
+INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, ready_at, headers, errors, payload)
+SELECT id, queue_id, priority, 0, enqueued_at, ?2, headers, errors, payload
+FROM archive WHERE id IN (SELECT value FROM json_each(?1))`
+)
+
+func (a archive) Replay(ctx context.Context, ids ...int64) ([]error, error) {
+	errs, err := a.d.replay(ctx, ids, nil)
+	if err != nil {
+		return nil, fmt.Errorf("replay %d dead letters: %w", len(ids), err)
+	}
+	return errs, nil
+}
+
+// replay puts dead letters back as ready. check runs first in the transaction.
+func (d *database) replay(ctx context.Context, ids []int64, check func(*tx) error) ([]error, error) {
+	errs := make([]error, len(ids))
+	if len(ids) == 0 {
+		return errs, nil
+	}
+	err := d.write(ctx, flushed, func(t *tx) error {
+		if check != nil {
+			if err := check(t); err != nil {
+				return err
+			}
+		}
+		for i := range errs {
+			errs[i] = store.ErrNotFound
+		}
+		var back idList
+		var i int
+		var state store.State
+		var queue int64
+		var name string
+		err := t.rows(sqlDeadLetters, []any{jsonIDs(ids)}, scanInto(func() {
+			switch {
+			case state != store.Dead:
+				errs[i] = store.ErrTerminal
+			case !slices.Contains(ids[:i], ids[i]): // a second time it is in the archive no more
+				errs[i] = nil
+				back.add(ids[i])
+				delete(t.w.marks, queue)
+				t.wake(name)
+			}
+		}, &i, &state, &queue, &name))
+		if err != nil {
+			return err
+		}
+		if back.empty() {
+			return errNothing
+		}
+		if _, err := t.exec(sqlReplay, back.json(), t.now); err != nil {
+			return err
+		}
+		_, err = t.exec(sqlDeleteArchived, back.json())
+		return err
+	})
+	return errs, err
+}

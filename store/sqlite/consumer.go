@@ -1,0 +1,277 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// consumer leases messages of one queue.
+type consumer struct {
+	worker
+	queue string
+	// claim is the number of the last claim. It lives in memory alone: a worker
+	// row is of one process, so that its numbers never recur.
+	claim atomic.Int64
+}
+
+func (d *database) Consumer(ctx context.Context, queue string, opts store.WorkerOptions) (store.Consumer, error) {
+	w, err := d.register(ctx, store.KindConsumer, queue, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &consumer{worker: w, queue: queue}, nil
+}
+
+func (c *consumer) Queue() string { return c.queue }
+
+// mark is a place in a queue's order of leasing.
+type mark struct{ priority, id int64 }
+
+// lowWaterMarks tell for each queue up to where nothing is ready, so that a
+// claim need not step over all that is leased before it. Whatever may make a
+// message ready below a mark takes the mark away, and so does any write of
+// another process.
+type lowWaterMarks map[int64]mark
+
+// lower takes the mark away if a new message of that priority stands below it.
+func (l lowWaterMarks) lower(queue int64, priority int) {
+	if m, found := l[queue]; found && int64(priority) < m.priority {
+		delete(l, queue)
+	}
+}
+
+func (l lowWaterMarks) of(queue int64) mark {
+	if m, found := l[queue]; found {
+		return m
+	}
+	return mark{priority: store.MinPriority - 1}
+}
+
+const (
+	sqlConsumerQueue = `
+SELECT w.state, q.id, q.max_attempts, EXISTS (SELECT 1 FROM claims WHERE queue_id = q.id AND expires_at <= ?2)
+FROM workers w LEFT JOIN queues q ON q.name = w.queue
+WHERE w.id = ?1`
+	sqlNextReady = `
+SELECT m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
+FROM messages m INDEXED BY messages_order
+WHERE m.queue_id = ?1 AND m.priority >= ?2 AND (m.priority > ?2 OR m.id > ?3)
+    AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.message_id = m.id)
+ORDER BY m.priority, m.id
+LIMIT ?4`
+	sqlInsertClaim = `
+INSERT INTO claims (worker_id, claim, queue_id, held, leased_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
+	sqlInsertLeases = `
+INSERT INTO leases (message_id, worker_id, claim) SELECT value, ?2, ?3 FROM json_each(?1)`
+)
+
+func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
+	if limit <= 0 || lease <= 0 {
+		return nil, fmt.Errorf("lease messages of queue %s: limit %d and lease %s must be positive: %w", c.queue, limit, lease, store.ErrInvalid)
+	}
+	leased := []store.LeasedMessage{}
+	err := c.d.write(ctx, unflushed, func(t *tx) (err error) {
+		leased, err = c.dequeue(t, leased, limit, lease)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lease messages of queue %s: %w", c.queue, err)
+	}
+	return leased, nil
+}
+
+func (c *consumer) dequeue(t *tx, leased []store.LeasedMessage, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
+	var (
+		state       store.WorkerState
+		queue       sql.NullInt64
+		maxAttempts sql.NullInt64
+		anyRunOut   bool
+	)
+	err := t.row(sqlConsumerQueue, []any{c.id, t.now}, &state, &queue, &maxAttempts, &anyRunOut)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, &store.NotReadyError{Worker: c.id, State: store.WorkerStopped}
+	case err != nil:
+		return nil, err
+	case state != store.WorkerReady:
+		return nil, &store.NotReadyError{Worker: c.id, State: state}
+	case !queue.Valid:
+		return nil, unknownQueue(t, c.queue)
+	}
+	outside, err := t.w.changedOutside(t.ctx)
+	if err != nil {
+		return nil, err
+	}
+	if outside {
+		t.wake("")
+	}
+	if anyRunOut {
+		if _, err := t.giveBack(runOut(queue.Int64, t.now)); err != nil {
+			return nil, err
+		}
+	}
+	fence := store.Lease{Worker: c.id, Claim: c.claim.Add(1)}
+	if leased, err = t.next(leased, fence, queue.Int64, limit); err != nil {
+		return nil, err
+	}
+	if len(leased) == 0 {
+		if anyRunOut {
+			return leased, nil
+		}
+		return leased, errNothing
+	}
+	var ids idList
+	for i := range leased {
+		leased[i].MaxAttempts = int(maxAttempts.Int64)
+		ids.add(leased[i].ID)
+	}
+	if _, err := t.exec(sqlInsertClaim, c.id, fence.Claim, queue.Int64, len(leased), t.now, t.now+micros(lease)); err != nil {
+		return nil, err
+	}
+	if _, err := t.exec(sqlInsertLeases, ids.json(), c.id, fence.Claim); err != nil {
+		return nil, err
+	}
+	last := leased[len(leased)-1]
+	t.w.marks[queue.Int64] = mark{int64(last.Priority), last.ID}
+	return leased, nil
+}
+
+// next appends the next ready messages of a queue.
+func (t *tx) next(leased []store.LeasedMessage, fence store.Lease, queue int64, limit int) ([]store.LeasedMessage, error) {
+	from := t.w.marks.of(queue)
+	err := t.rows(sqlNextReady, []any{queue, from.priority, from.id, limit}, func(rows *sql.Rows) error {
+		m := store.LeasedMessage{Lease: fence}
+		var attempts int
+		var enqueued, ready int64
+		var headers, payload []byte
+		if err := rows.Scan(&m.ID, &attempts, &m.Priority, &enqueued, &ready, &headers, &payload); err != nil {
+			return err
+		}
+		m.Attempt, m.Payload = attempts+1, payload
+		m.EnqueuedAt, m.Waited = time.UnixMicro(enqueued).UTC(), fromMicros(max(0, t.now-ready))
+		if err := decode(headers, &m.Headers); err != nil {
+			return fmt.Errorf("headers of message %d: %w", m.ID, err)
+		}
+		leased = append(leased, m)
+		return nil
+	})
+	return leased, err
+}
+
+// holding runs a write for those leases that are held; the others' error is
+// store.ErrLeaseLost. fn gets the positions of those that are held.
+func (c *consumer) holding(ctx context.Context, leases []store.Lease, fn func(t *tx, is []bool) error) ([]error, error) {
+	errs := make([]error, len(leases))
+	if len(leases) == 0 {
+		return errs, nil
+	}
+	err := c.d.write(ctx, unflushed, func(t *tx) error {
+		is, err := held(t, leases)
+		if err != nil {
+			return err
+		}
+		some := false
+		for i := range is {
+			if errs[i] = nil; !is[i] {
+				errs[i] = store.ErrLeaseLost
+			}
+			some = some || is[i]
+		}
+		if !some {
+			return errNothing
+		}
+		return fn(t, is)
+	})
+	return errs, err
+}
+
+const sqlMarkStarted = `UPDATE leases SET started = 1 WHERE message_id IN (SELECT value FROM json_each(?1))`
+
+func (c *consumer) Started(ctx context.Context, leases ...store.Lease) ([]error, error) {
+	errs, err := c.holding(ctx, leases, func(t *tx, is []bool) error {
+		var ids idList
+		for i, l := range leases {
+			if is[i] {
+				ids.add(l.ID)
+			}
+		}
+		_, err := t.exec(sqlMarkStarted, ids.json())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mark %d messages of queue %s as started: %w", len(leases), c.queue, err)
+	}
+	return errs, nil
+}
+
+const sqlExtendClaims = withLeases + `
+UPDATE claims SET expires_at = ?3 FROM f WHERE claims.worker_id = f.worker_id AND claims.claim = f.claim`
+
+func (c *consumer) Extend(ctx context.Context, d time.Duration, leases ...store.Lease) ([]error, error) {
+	if d <= 0 {
+		return nil, fmt.Errorf("extend leases of queue %s: %s is not positive: %w", c.queue, d, store.ErrInvalid)
+	}
+	errs, err := c.holding(ctx, leases, func(t *tx, is []bool) error {
+		var rec records
+		seen := make(map[store.Lease]bool)
+		for i, l := range leases {
+			if claim := (store.Lease{Worker: l.Worker, Claim: l.Claim}); is[i] && !seen[claim] {
+				seen[claim] = true
+				rec.add(l.ID, l.Worker, l.Claim)
+			}
+		}
+		_, err := t.exec(sqlExtendClaims, rec.n, rec.buf, t.now+micros(d))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("extend %d leases of queue %s: %w", len(leases), c.queue, err)
+	}
+	return errs, nil
+}
+
+// With each row a message id, and where the progress, in JSON, is in the texts.
+const sqlSetProgress = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, progress) AS (
+    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER),
+        CAST(substr(?3, CAST(substr(?2, i*60 + 21, 20) AS INTEGER), CAST(substr(?2, i*60 + 41, 20) AS INTEGER)) AS TEXT)
+    FROM r)
+UPDATE leases SET progress = f.progress FROM f WHERE leases.message_id = f.id`
+
+func (c *consumer) Progress(ctx context.Context, progress map[store.Lease]store.Progress) error {
+	leases := make([]store.Lease, 0, len(progress))
+	for l := range progress {
+		leases = append(leases, l)
+	}
+	errs, err := c.holding(ctx, leases, func(t *tx, is []bool) error {
+		var rec records
+		var text texts
+		for i, l := range leases {
+			if !is[i] {
+				continue
+			}
+			p, err := encodeProgress(progress[l], t.now)
+			if err != nil {
+				return err
+			}
+			at, length := text.add(p)
+			rec.add(l.ID, at, length)
+		}
+		_, err := t.exec(sqlSetProgress, rec.n, rec.buf, text.buf)
+		return err
+	})
+	if err == nil && slices.Contains(errs, store.ErrLeaseLost) {
+		err = store.ErrLeaseLost
+	}
+	if err != nil {
+		return fmt.Errorf("publish the progress of %d messages of queue %s: %w", len(leases), c.queue, err)
+	}
+	return nil
+}

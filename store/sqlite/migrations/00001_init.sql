@@ -1,0 +1,146 @@
+-- Times are microseconds since 1970, UTC. Nothing is a foreign key: every
+-- write that moves a row does so in one transaction of the only writer.
+
+-- +goose Up
+CREATE TABLE queues (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    name         TEXT    NOT NULL UNIQUE,
+    kind         TEXT    NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    retention    INTEGER NOT NULL, -- microseconds; negative is for ever
+    created_at   INTEGER NOT NULL
+) STRICT;
+
+-- The source of message ids: one update takes the ids of a whole batch, and
+-- no id is ever taken twice.
+CREATE TABLE message_ids (
+    id   INTEGER PRIMARY KEY CHECK (id = 1),
+    last INTEGER NOT NULL
+) STRICT;
+INSERT INTO message_ids (id, last) VALUES (1, 0);
+
+-- Ready and leased messages. A row is written once and deleted once.
+CREATE TABLE messages (
+    id          INTEGER PRIMARY KEY,
+    queue_id    INTEGER NOT NULL,
+    priority    INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL, -- failed ones
+    enqueued_at INTEGER NOT NULL,
+    ready_at    INTEGER NOT NULL,
+    headers     TEXT,             -- a JSON object
+    errors      TEXT,             -- a JSON array of store.AttemptError
+    payload     TEXT    NOT NULL
+) STRICT;
+-- The order of leasing; the id, being the row id, is its last column.
+CREATE INDEX messages_order ON messages (queue_id, priority);
+
+-- Messages that wait for a time. They never stand in front of ready ones.
+CREATE TABLE delayed (
+    id          INTEGER PRIMARY KEY,
+    queue_id    INTEGER NOT NULL,
+    priority    INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL,
+    due_at      INTEGER NOT NULL,
+    headers     TEXT,
+    errors      TEXT,
+    payload     TEXT    NOT NULL
+) STRICT;
+CREATE INDEX delayed_due ON delayed (queue_id, due_at);
+
+-- Finished messages.
+CREATE TABLE archive (
+    id          INTEGER PRIMARY KEY,
+    queue_id    INTEGER NOT NULL,
+    state       TEXT    NOT NULL CHECK (state IN ('done', 'dead', 'cancelled')),
+    priority    INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL,
+    finished_at INTEGER NOT NULL,
+    worker_id   INTEGER,          -- the one that finished it
+    headers     TEXT,
+    errors      TEXT,
+    output      TEXT,
+    payload     TEXT    NOT NULL
+) STRICT;
+-- Serves retention, counts and dead letters.
+CREATE INDEX archive_state ON archive (queue_id, state, finished_at);
+
+CREATE TABLE workers (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    name         TEXT    NOT NULL,
+    kind         TEXT    NOT NULL,
+    queue        TEXT    NOT NULL,
+    state        TEXT    NOT NULL,
+    slot         TEXT    NOT NULL,
+    info         TEXT,            -- a JSON object
+    started_at   INTEGER NOT NULL,
+    heartbeat_at INTEGER NOT NULL,
+    stopped_at   INTEGER,
+    reclaimed    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- One row for each batch that a consumer leased.
+CREATE TABLE claims (
+    worker_id  INTEGER NOT NULL,
+    claim      INTEGER NOT NULL,
+    queue_id   INTEGER NOT NULL,
+    held       INTEGER NOT NULL, -- how many leases it has left
+    leased_at  INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (worker_id, claim)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX claims_expiry ON claims (queue_id, expires_at);
+
+-- One narrow row for each leased message.
+CREATE TABLE leases (
+    message_id INTEGER PRIMARY KEY,
+    worker_id  INTEGER NOT NULL,
+    claim      INTEGER NOT NULL,
+    started    INTEGER NOT NULL DEFAULT 0,
+    progress   TEXT -- a JSON store.Progress
+) STRICT, WITHOUT ROWID;
+
+-- Who does maintenance.
+CREATE TABLE leader (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    worker_id  INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+-- What only workflow runs have beside their message.
+CREATE TABLE runs (
+    run_id     INTEGER PRIMARY KEY,
+    queue_id   INTEGER NOT NULL,
+    key        TEXT,
+    input_hash TEXT    NOT NULL,
+    begun_at   INTEGER
+) STRICT;
+CREATE UNIQUE INDEX runs_key ON runs (queue_id, key) WHERE key IS NOT NULL;
+
+CREATE TABLE steps (
+    id          INTEGER PRIMARY KEY, -- the order of recording
+    run_id      INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    occurrence  INTEGER NOT NULL,
+    state       TEXT    NOT NULL,
+    tries       INTEGER NOT NULL,
+    output      TEXT,
+    error       TEXT,
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER,
+    UNIQUE (run_id, name, occurrence)
+) STRICT;
+
+-- +goose Down
+DROP TABLE steps;
+DROP TABLE runs;
+DROP TABLE leader;
+DROP TABLE leases;
+DROP TABLE claims;
+DROP TABLE workers;
+DROP TABLE archive;
+DROP TABLE delayed;
+DROP TABLE messages;
+DROP TABLE message_ids;
+DROP TABLE queues;

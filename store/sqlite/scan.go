@@ -1,0 +1,145 @@
+package sqlite
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// scanInto scans each row into dest and then calls use.
+func scanInto(use func(), dest ...any) func(*sql.Rows) error {
+	return func(rows *sql.Rows) error {
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		use()
+		return nil
+	}
+}
+
+// collect returns a scan that appends what each row holds to list.
+func collect[T any](list *[]T) func(*sql.Rows) error {
+	return func(rows *sql.Rows) error {
+		var v T
+		if err := rows.Scan(&v); err != nil {
+			return err
+		}
+		*list = append(*list, v)
+		return nil
+	}
+}
+
+// toTime is the time of a column, zero where it is NULL.
+func toTime(micros sql.NullInt64) time.Time {
+	if !micros.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros.Int64).UTC()
+}
+
+func micros(d time.Duration) int64 { return d.Microseconds() }
+
+func fromMicros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// nullText is NULL for nothing.
+func nullText(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return string(b)
+}
+
+// The columns of a message wherever it is, in the order that scanMessage reads.
+const (
+	columnsLive = `m.id, q.name, CASE WHEN l.message_id IS NULL THEN 'ready' ELSE 'leased' END, m.priority, m.attempts,
+    m.headers, m.payload, m.errors, m.enqueued_at, NULL, l.worker_id, l.started, c.leased_at, c.expires_at,
+    l.progress, NULL, NULL`
+	fromLive = ` FROM messages m JOIN queues q ON q.id = m.queue_id
+    LEFT JOIN leases l ON l.message_id = m.id
+    LEFT JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim`
+
+	columnsDelayed = `m.id, q.name, 'delayed', m.priority, m.attempts,
+    m.headers, m.payload, m.errors, m.enqueued_at, m.due_at, NULL, NULL, NULL, NULL,
+    NULL, NULL, NULL`
+	fromDelayed = ` FROM delayed m JOIN queues q ON q.id = m.queue_id`
+
+	columnsArchive = `m.id, q.name, m.state, m.priority, m.attempts,
+    m.headers, m.payload, m.errors, m.enqueued_at, NULL, m.worker_id, NULL, NULL, NULL,
+    NULL, m.output, m.finished_at`
+	fromArchive = ` FROM archive m JOIN queues q ON q.id = m.queue_id`
+)
+
+// scanner is a row to scan.
+type scanner interface{ Scan(dest ...any) error }
+
+// scanMessage reads a message, and after it what more the row holds.
+func scanMessage(row scanner, more ...any) (store.Message, error) {
+	var (
+		m                                        store.Message
+		headers, payload, errs, progress, output []byte
+		enqueued                                 int64
+		due, worker, leasedAt, expires, finished sql.NullInt64
+		started                                  sql.NullBool
+	)
+	dest := []any{&m.ID, &m.Queue, &m.State, &m.Priority, &m.Attempts, &headers, &payload, &errs, &enqueued, &due,
+		&worker, &started, &leasedAt, &expires, &progress, &output, &finished}
+	if err := row.Scan(append(dest, more...)...); err != nil {
+		return store.Message{}, err
+	}
+	m.Payload, m.Output = payload, output
+	m.EnqueuedAt = time.UnixMicro(enqueued).UTC()
+	m.AvailableAt, m.FinishedAt = toTime(due), toTime(finished)
+	m.Worker, m.Started = worker.Int64, started.Bool
+	m.LeasedAt, m.LeaseExpiresAt = toTime(leasedAt), toTime(expires)
+	if m.State == store.Leased {
+		m.Attempt = m.Attempts + 1
+	}
+	if err := decode(progress, &m.Progress); err != nil {
+		return store.Message{}, fmt.Errorf("progress of message %d: %w", m.ID, err)
+	}
+	if err := decode(headers, &m.Headers); err != nil {
+		return store.Message{}, fmt.Errorf("headers of message %d: %w", m.ID, err)
+	}
+	if err := decode(errs, &m.Errors); err != nil {
+		return store.Message{}, fmt.Errorf("errors of message %d: %w", m.ID, err)
+	}
+	return m, nil
+}
+
+// decode reads a JSON column that may be NULL.
+func decode(text []byte, into any) error {
+	if len(text) == 0 {
+		return nil
+	}
+	return json.Unmarshal(text, into)
+}
+
+// appendError adds a failed attempt to the errors of a message, and drops the
+// oldest beyond store.MaxErrors.
+func appendError(old []byte, e store.AttemptError) ([]byte, error) {
+	var list []store.AttemptError
+	if err := decode(old, &list); err != nil {
+		return nil, err
+	}
+	list = append(list, e)
+	if over := len(list) - store.MaxErrors; over > 0 {
+		list = list[over:]
+	}
+	return json.Marshal(list)
+}
+
+// encodeProgress is a progress as it is stored. Without a time it is now's.
+func encodeProgress(p store.Progress, now int64) ([]byte, error) {
+	if math.IsNaN(p.Percent) || math.IsInf(p.Percent, 0) {
+		p.Percent = -1
+	}
+	p.Message = store.CleanText(p.Message)
+	if p.At.IsZero() {
+		p.At = time.UnixMicro(now).UTC()
+	}
+	return json.Marshal(p)
+}

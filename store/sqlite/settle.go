@@ -1,0 +1,433 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// changes is what is to become of leased messages. It is filled item by item
+// and written by a constant number of statements.
+type changes struct {
+	archived records // to the archive: id, dead, attempts, errors, output
+	delayed  records // to delayed: id, attempts, errors, due
+	again    records // ready again, changed: id, attempts, errors
+	text     texts
+	leaving  idList // their rows in messages go
+	deleted  idList // of these, those that are not kept anywhere
+}
+
+// attempted is what is known of a leased message whose attempt is recorded.
+type attempted struct {
+	id          int64
+	queue       string
+	attempts    int
+	maxAttempts int
+	errors      []byte
+	worker      int64
+}
+
+// keep stands for errors that stay as they are in the row.
+const keep = -1
+
+func (c *changes) done(id int64, output []byte) {
+	at, length := c.text.add(output)
+	c.archived.add(id, 0, keep, 1, keep, at, length)
+	c.leaving.add(id)
+}
+
+// fail counts a failed attempt: the message waits, is ready again, or dies of
+// it. It returns where the message is then.
+func (c *changes) fail(m attempted, reason string, now int64, delay time.Duration, last bool) (store.State, error) {
+	errs, err := appendError(m.errors, store.AttemptError{
+		Attempt: m.attempts + 1,
+		At:      time.UnixMicro(now).UTC(),
+		Error:   store.CleanError(reason),
+		Worker:  m.worker,
+	})
+	if err != nil {
+		return "", fmt.Errorf("errors of message %d: %w", m.id, err)
+	}
+	at, length := c.text.add(errs)
+	attempts := int64(m.attempts + 1)
+	switch {
+	case last || m.attempts+1 >= m.maxAttempts:
+		c.archived.add(m.id, 1, attempts, at, length, 1, 0)
+		c.leaving.add(m.id)
+		return store.Dead, nil
+	case delay > 0:
+		c.delayed.add(m.id, attempts, at, length, now+micros(delay))
+		c.leaving.add(m.id)
+		return store.Delayed, nil
+	default:
+		c.again.add(m.id, attempts, at, length)
+		return store.Ready, nil
+	}
+}
+
+func (c *changes) snooze(id, now int64, delay time.Duration) store.State {
+	if delay == 0 {
+		return store.Ready // the row is there, and its lease goes
+	}
+	c.delayed.add(id, keep, 1, keep, now+micros(delay))
+	c.leaving.add(id)
+	return store.Delayed
+}
+
+func (c *changes) delete(id int64) {
+	c.leaving.add(id)
+	c.deleted.add(id)
+}
+
+const (
+	// With each row a message id, whether it is dead, its attempts, and where
+	// its errors and its output are in the texts; -1 keeps what the row has.
+	sqlArchiveLeased = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, dead, attempts, errors_at, errors_len, output) AS (
+    SELECT CAST(substr(?2, i*140 + 1, 20) AS INTEGER), CAST(substr(?2, i*140 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*140 + 41, 20) AS INTEGER), CAST(substr(?2, i*140 + 61, 20) AS INTEGER),
+        CAST(substr(?2, i*140 + 81, 20) AS INTEGER),
+        NULLIF(CAST(substr(?3, CAST(substr(?2, i*140 + 101, 20) AS INTEGER), CAST(substr(?2, i*140 + 121, 20) AS INTEGER)) AS TEXT), '')
+    FROM r)
+INSERT INTO archive (id, queue_id, state, priority, attempts, enqueued_at, finished_at, worker_id, headers, errors, output, payload)
+SELECT m.id, m.queue_id, CASE f.dead WHEN 0 THEN 'done' ELSE 'dead' END, m.priority,
+    CASE WHEN f.attempts < 0 THEN m.attempts ELSE f.attempts END, m.enqueued_at, ?4, l.worker_id, m.headers,
+    CASE WHEN f.errors_len < 0 THEN m.errors ELSE CAST(substr(?3, f.errors_at, f.errors_len) AS TEXT) END,
+    f.output, m.payload
+FROM f CROSS JOIN messages m ON m.id = f.id CROSS JOIN leases l ON l.message_id = f.id`
+
+	// With each row a message id, its attempts, where its errors are in the
+	// texts, and when it is due; -1 keeps what the row has.
+	sqlDelayLeased = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, attempts, errors_at, errors_len, due_at) AS (
+    SELECT CAST(substr(?2, i*100 + 1, 20) AS INTEGER), CAST(substr(?2, i*100 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 41, 20) AS INTEGER), CAST(substr(?2, i*100 + 61, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 81, 20) AS INTEGER)
+    FROM r)
+INSERT INTO delayed (id, queue_id, priority, attempts, enqueued_at, due_at, headers, errors, payload)
+SELECT m.id, m.queue_id, m.priority, CASE WHEN f.attempts < 0 THEN m.attempts ELSE f.attempts END, m.enqueued_at, f.due_at,
+    m.headers, CASE WHEN f.errors_len < 0 THEN m.errors ELSE CAST(substr(?3, f.errors_at, f.errors_len) AS TEXT) END, m.payload
+FROM f CROSS JOIN messages m ON m.id = f.id`
+
+	// With each row a message id, its attempts, and where its errors are in the
+	// texts. It is ready again: the only change that a message row ever sees.
+	sqlFailLeased = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, attempts, errors) AS (
+    SELECT CAST(substr(?2, i*80 + 1, 20) AS INTEGER), CAST(substr(?2, i*80 + 21, 20) AS INTEGER),
+        CAST(substr(?3, CAST(substr(?2, i*80 + 41, 20) AS INTEGER), CAST(substr(?2, i*80 + 61, 20) AS INTEGER)) AS TEXT)
+    FROM r)
+UPDATE messages SET attempts = f.attempts, errors = f.errors, ready_at = ?4 FROM f WHERE messages.id = f.id`
+)
+
+// write writes the changes. The leases stay, for the caller to end.
+func (c *changes) write(t *tx) error {
+	for _, step := range []struct {
+		statement string
+		rows      records
+	}{{sqlArchiveLeased, c.archived}, {sqlDelayLeased, c.delayed}, {sqlFailLeased, c.again}} {
+		if step.rows.n == 0 {
+			continue
+		}
+		args := []any{step.rows.n, step.rows.buf, c.text.buf, t.now}
+		if step.statement == sqlDelayLeased {
+			args = args[:3]
+		}
+		if _, err := t.exec(step.statement, args...); err != nil {
+			return err
+		}
+	}
+	if !c.leaving.empty() {
+		if _, err := t.exec(sqlDeleteMessages, c.leaving.json()); err != nil {
+			return err
+		}
+	}
+	if c.deleted.empty() {
+		return nil
+	}
+	return t.each([]any{c.deleted.json()}, sqlDeleteSteps, sqlDeleteRuns)
+}
+
+const (
+	sqlAttempted = `
+SELECT m.id, q.name, m.attempts, q.max_attempts, m.errors, l.worker_id
+FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value
+    CROSS JOIN queues q ON q.id = m.queue_id CROSS JOIN leases l ON l.message_id = m.id`
+	sqlEndLeases = `DELETE FROM leases WHERE message_id IN (SELECT value FROM json_each(?1))`
+
+	// With each row a worker, a claim, and how many leases it has lost.
+	withClaims = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(worker_id, claim, n) AS (
+    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
+    FROM r)`
+	sqlLowerHeld = withClaims + `
+UPDATE claims SET held = held - f.n FROM f WHERE claims.worker_id = f.worker_id AND claims.claim = f.claim`
+	sqlEndClaims = withClaims + `
+DELETE FROM claims WHERE (worker_id, claim) IN (SELECT worker_id, claim FROM f) AND held <= 0`
+)
+
+// scanAttempted collects rows of sqlAttempted's columns.
+func scanAttempted(use func(attempted)) func(*sql.Rows) error {
+	return func(rows *sql.Rows) error {
+		var m attempted
+		if err := rows.Scan(&m.id, &m.queue, &m.attempts, &m.maxAttempts, &m.errors, &m.worker); err != nil {
+			return err
+		}
+		use(m)
+		return nil
+	}
+}
+
+// endLeases ends held leases, and the claims that have no other.
+func (t *tx) endLeases(leases []store.Lease) error {
+	if len(leases) == 0 {
+		return nil
+	}
+	var ids idList
+	ended := make(map[store.Lease]int64)
+	for _, l := range leases {
+		ids.add(l.ID)
+		ended[store.Lease{Worker: l.Worker, Claim: l.Claim}]++
+	}
+	var claims records
+	for c, n := range ended {
+		claims.add(c.Worker, c.Claim, n)
+	}
+	if _, err := t.exec(sqlEndLeases, ids.json()); err != nil {
+		return err
+	}
+	return t.each([]any{claims.n, claims.buf}, sqlLowerHeld, sqlEndClaims)
+}
+
+func (c *consumer) Settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
+	settled, err := c.d.settle(ctx, outcomes)
+	if err != nil {
+		return nil, fmt.Errorf("settle %d messages of queue %s: %w", len(outcomes), c.queue, err)
+	}
+	return settled, nil
+}
+
+// settle records outcomes in one transaction.
+func (d *database) settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
+	settled := make([]store.Settled, len(outcomes))
+	s := settlement{outcomes: outcomes, settled: settled}
+	if !s.check() {
+		return settled, nil
+	}
+	if err := d.write(ctx, flushed, s.write); err != nil {
+		return nil, err
+	}
+	return settled, nil
+}
+
+// settlement is a call of Settle. Outcomes whose settled has an error are out.
+type settlement struct {
+	outcomes  []store.Outcome
+	settled   []store.Settled
+	failing   idList // those that need to be read first
+	following bool   // some have messages or steps beside them
+	changes   changes
+}
+
+// check refuses what can be refused without the database, and reports whether
+// anything is left to do.
+func (s *settlement) check() bool {
+	seen := make(map[store.Lease]bool, len(s.outcomes))
+	for i := range s.outcomes {
+		o := &s.outcomes[i]
+		err := store.ValidateOutcome(*o)
+		if err == nil && seen[o.Lease] {
+			err = store.ErrLeaseLost
+		}
+		if s.settled[i].Err = err; err == nil {
+			seen[o.Lease] = true
+		}
+	}
+	return len(seen) > 0
+}
+
+func (s *settlement) write(t *tx) error {
+	queue, err := s.refuse(t)
+	if err != nil {
+		return err
+	}
+	found, err := s.read(t)
+	if err != nil {
+		return err
+	}
+	var ended []store.Lease
+	back := false
+	for i := range s.outcomes {
+		if s.settled[i].Err != nil {
+			continue
+		}
+		if s.settled[i].State, err = s.apply(&s.outcomes[i], found, t.now); err != nil {
+			return err
+		}
+		ended = append(ended, s.outcomes[i].Lease)
+		back = back || s.settled[i].State == store.Ready || s.settled[i].State == store.Delayed
+	}
+	if len(ended) == 0 {
+		return errNothing
+	}
+	if back {
+		// Which queue they are of costs a read; releasing is rare.
+		clear(t.w.marks)
+		t.wake("")
+	}
+	if err := s.changes.write(t); err != nil {
+		return err
+	}
+	if err := t.endLeases(ended); err != nil {
+		return err
+	}
+	return s.follow(t, queue)
+}
+
+// refuse finds the outcomes whose lease is lost or that enqueue to queues that
+// do not exist, and returns the queues of those that remain.
+func (s *settlement) refuse(t *tx) (map[string]int64, error) {
+	leases := make([]store.Lease, len(s.outcomes))
+	for i, o := range s.outcomes {
+		leases[i] = o.Lease
+	}
+	is, err := held(t, leases)
+	if err != nil {
+		return nil, err
+	}
+	var follow []store.NewMessage
+	for i, o := range s.outcomes {
+		if s.settled[i].Err == nil && !is[i] {
+			s.settled[i].Err = store.ErrLeaseLost
+		}
+		if s.settled[i].Err == nil {
+			follow = append(follow, o.Enqueue...)
+			s.following = s.following || len(o.Enqueue)+len(o.Steps) > 0
+		}
+	}
+	if len(follow) == 0 {
+		return nil, nil
+	}
+	queue, err := queueIDs(t, queueNames(follow))
+	if err != nil {
+		return nil, err
+	}
+	for i, o := range s.outcomes {
+		if s.settled[i].Err != nil {
+			continue
+		}
+		for _, m := range o.Enqueue {
+			if _, found := queue[m.Queue]; found {
+				continue
+			}
+			unknown := unknownQueue(t, m.Queue)
+			if !errors.Is(unknown, store.ErrNotFound) {
+				return nil, unknown
+			}
+			s.settled[i].Err = unknown
+			break
+		}
+	}
+	return queue, nil
+}
+
+// read reads the messages whose attempts have failed.
+func (s *settlement) read(t *tx) (map[int64]attempted, error) {
+	for i, o := range s.outcomes {
+		if s.settled[i].Err == nil && (o.Kind == store.OutcomeRetry || o.Kind == store.OutcomeDiscard) {
+			s.failing.add(o.ID)
+		}
+	}
+	if s.failing.empty() {
+		return nil, nil
+	}
+	found := make(map[int64]attempted)
+	err := t.rows(sqlAttempted, []any{s.failing.json()}, scanAttempted(func(m attempted) { found[m.id] = m }))
+	return found, err
+}
+
+// apply notes the changes of one outcome and returns where its message will be.
+func (s *settlement) apply(o *store.Outcome, found map[int64]attempted, now int64) (store.State, error) {
+	switch o.Kind {
+	case store.OutcomeDone:
+		s.changes.done(o.ID, o.Output)
+		return store.Done, nil
+	case store.OutcomeRetry:
+		return s.changes.fail(found[o.ID], o.Error, now, o.Delay, false)
+	case store.OutcomeDiscard:
+		return s.changes.fail(found[o.ID], o.Error, now, 0, true)
+	case store.OutcomeSnooze:
+		return s.changes.snooze(o.ID, now, o.Delay), nil
+	case store.OutcomeDelete:
+		s.changes.delete(o.ID)
+		return "", nil
+	default: // release: the row stays, its lease goes
+		return store.Ready, nil
+	}
+}
+
+// follow stores the messages and steps that go with the outcomes.
+func (s *settlement) follow(t *tx, queue map[string]int64) error {
+	if !s.following {
+		return nil
+	}
+	var msgs []store.NewMessage
+	var steps stepResults
+	for i, o := range s.outcomes {
+		if s.settled[i].Err == nil {
+			msgs = append(msgs, o.Enqueue...)
+			if o.Kind != store.OutcomeDelete {
+				steps.add(o.ID, o.Steps)
+			}
+		}
+	}
+	if _, err := t.insert(msgs, queue); err != nil {
+		return err
+	}
+	return steps.write(t)
+}
+
+// each settles every lease as one kind.
+func (c *consumer) each(ctx context.Context, kind store.OutcomeKind, leases []store.Lease) ([]error, error) {
+	outcomes := make([]store.Outcome, len(leases))
+	for i, l := range leases {
+		outcomes[i] = store.Outcome{Lease: l, Kind: kind}
+	}
+	settled, err := c.Settle(ctx, outcomes)
+	if err != nil {
+		return nil, err
+	}
+	errs := make([]error, len(leases))
+	for i := range settled {
+		errs[i] = settled[i].Err
+	}
+	return errs, nil
+}
+
+func (c *consumer) Archive(ctx context.Context, leases ...store.Lease) ([]error, error) {
+	return c.each(ctx, store.OutcomeDone, leases)
+}
+
+func (c *consumer) Delete(ctx context.Context, leases ...store.Lease) ([]error, error) {
+	return c.each(ctx, store.OutcomeDelete, leases)
+}
+
+func (c *consumer) Release(ctx context.Context, leases ...store.Lease) ([]error, error) {
+	return c.each(ctx, store.OutcomeRelease, leases)
+}
+
+func (c *consumer) ReleaseAll(ctx context.Context) (int64, error) {
+	n, err := c.d.releaseAll(ctx, c.id)
+	if err != nil {
+		return 0, fmt.Errorf("release all that worker %d holds: %w", c.id, err)
+	}
+	return n, nil
+}

@@ -83,8 +83,10 @@ type Consumer interface {
 
 	// Dequeue leases at most limit ready messages, in order of priority and
 	// id, for the given time, after giving back leases of the queue that ran
-	// out. No message ready is an empty slice. Errors: *NotReadyError while the
-	// consumer is suspended or stopped, *UnknownQueueError when the queue was deleted.
+	// out. No message ready is an empty slice; fewer than limit means that no
+	// more were ready. Errors: ErrInvalid unless limit and lease are positive,
+	// *NotReadyError while the consumer is suspended or stopped,
+	// *UnknownQueueError when the queue was deleted.
 	//
 	// The claim is committed without waiting for the disk: a crash of the
 	// database that loses it makes the messages ready again and every write

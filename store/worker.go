@@ -156,17 +156,18 @@ type Admin interface {
 	DeleteWorker(ctx context.Context, id int64) error
 	// PurgeWorkers removes the rows of workers that stopped longer ago than olderThan.
 	PurgeWorkers(ctx context.Context, olderThan time.Duration) (int64, error)
-	// WorkerMessages lists what a worker holds.
+	// WorkerMessages lists what a worker holds, by ascending id; ErrNotFound.
 	WorkerMessages(ctx context.Context, id int64, page Page) ([]Message, error)
 	// ReleaseWorker gives back all that a worker holds, without costing
-	// attempts, and returns how many. The worker finds its leases lost.
+	// attempts, and returns how many; ErrNotFound. The worker finds its leases lost.
 	ReleaseWorker(ctx context.Context, id int64) (int64, error)
 
 	// Reclaim declares stopped every worker without a heartbeat for maxAge and
 	// gives its messages back; started ones lose an attempt.
 	Reclaim(ctx context.Context, maxAge time.Duration) (GivenBack, error)
 	// ReclaimSlot does the same at once for every worker registered under the
-	// slot, whose lock the caller holds, before it registers its own.
+	// slot, whose lock the caller holds, before it registers its own. No slot
+	// at all is ErrInvalid, for it is not one that anybody could hold.
 	ReclaimSlot(ctx context.Context, slot string) (GivenBack, error)
 	// GiveBack gives back the messages of leases that ran out, on every queue.
 	GiveBack(ctx context.Context) (GivenBack, error)
@@ -181,7 +182,8 @@ type Admin interface {
 	// queue's retention, with their steps.
 	PurgeExpired(ctx context.Context, limit int) (int64, error)
 	// Lead makes this worker the one that does maintenance, for ttl, unless
-	// another live one does. It is renewed by calling again.
+	// another live one does. It is renewed by calling again. A worker that was
+	// stopped or reclaimed leads no more.
 	Lead(ctx context.Context, ttl time.Duration) (bool, error)
 }
 

@@ -24,16 +24,23 @@ func Run(t *testing.T, create func(t *testing.T) Open) {
 			for _, c := range g.cases {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()
-					c.run(newFixture(t, create(t)))
+					f := newFixture(t, create(t))
+					if !g.bare {
+						f.install()
+					}
+					c.run(f)
 				})
 			}
 		})
 	}
 }
 
+// group is the cases of one rule or one interface.
 type group struct {
 	name  string
 	cases []testCase
+	// bare groups install the schema themselves.
+	bare bool
 }
 
 type testCase struct {
@@ -43,6 +50,30 @@ type testCase struct {
 
 func groups() []group {
 	return []group{
-		{"Rule9_Install", installCases()},
+		{name: "Rule1_LeaseRunsOut", cases: leaseRunsOutCases()},
+		{name: "Rule2_Fence", cases: fenceCases()},
+		{name: "Rule3_Settle", cases: settleCases()},
+		{name: "Rule4_AlwaysSomewhere", cases: ledgerCases()},
+		{name: "Rule5_DeadWorkers", cases: deadWorkerCases()},
+		{name: "Rule6_LongJobs", cases: longJobCases()},
+		{name: "Rule7_Time", cases: timeCases()},
+		{name: "Rule8_Batches", cases: batchCases()},
+		{name: "Rule9_Install", cases: installCases(), bare: true},
+		{name: "Concurrency", cases: concurrencyCases()},
+		{name: "Queues", cases: queueCases()},
+		{name: "Metrics", cases: metricsCases()},
+		{name: "Messages", cases: messageCases()},
+		{name: "Payloads", cases: payloadCases()},
+		{name: "Archive", cases: archiveCases()},
+		{name: "Workers", cases: workerCases()},
+		{name: "Transitions", cases: transitionCases()},
+		{name: "Admin", cases: adminCases()},
+		{name: "Producer", cases: producerCases()},
+		{name: "Consumer", cases: consumerCases()},
+		{name: "Outcomes", cases: outcomeCases()},
+		{name: "Maintenance", cases: maintenanceCases()},
+		{name: "Workflows", cases: workflowCases()},
+		{name: "Steps", cases: stepCases()},
+		{name: "Listen", cases: listenCases()},
 	}
 }

@@ -1,0 +1,302 @@
+package storetest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+func consumerCases() []testCase {
+	return []testCase{
+		{"DequeueShowsTheMessage", dequeueShows},
+		{"DequeueHonoursLimit", dequeueLimit},
+		{"DequeueNothing", dequeueNothing},
+		{"DequeueOnlyItsQueue", dequeueOnlyItsQueue},
+		{"FirstInFirstOut", dequeueFIFO},
+		{"PriorityFirst", dequeuePriority},
+		{"UrgentAfterManyWereLeased", dequeueUrgent},
+		{"ReleasedComeBack", dequeueReleased},
+		{"EveryReadyMessageIsFound", dequeueFindsHoles},
+		{"DelayedDoNotStandInFront", dequeuePastDelayed},
+		{"BadArguments", dequeueBadArguments},
+		{"Suspended", consumerSuspended},
+		{"QueueDeleted", consumerQueueDeleted},
+		{"Started", consumerStarted},
+		{"Progress", consumerProgress},
+		{"ArchiveDeleteRelease", consumerBatches},
+		{"ReleaseAll", consumerReleaseAll},
+	}
+}
+
+func dequeueShows(f *fixture) {
+	q := f.queue("q", attempts(9))
+	id := f.enqueue1(q, withPriority(7), func(_ int, m *store.NewMessage) {
+		m.Headers = map[string]string{"traceparent": "00-1"}
+		m.Payload = []byte(`{"path": "/etc"}`)
+	})
+	at := f.clock.Now()
+	f.clock.Advance(time.Second)
+	c := f.consumer(q)
+	l := f.take1(c)
+	equal(f, "id", l.ID, id)
+	equal(f, "worker", l.Worker, c.ID())
+	equal(f, "attempt", l.Attempt, 1)
+	equal(f, "max attempts", l.MaxAttempts, 9)
+	equal(f, "priority", l.Priority, 7)
+	equal(f, "header", l.Headers["traceparent"], "00-1")
+	equal(f, "payload", string(l.Payload), `{"path": "/etc"}`)
+	equal(f, "waited", l.Waited, time.Second)
+	equalTime(f, "enqueued at", l.EnqueuedAt, at)
+}
+
+func dequeueLimit(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 10)
+	c := f.consumer(q)
+	f.take(c, 1)
+	f.take(c, 4)
+	equal(f, "messages left", len(f.dequeue(c, 100)), 5)
+}
+
+func dequeueNothing(f *fixture) {
+	c := f.consumer(f.queue("q"))
+	for range 3 {
+		got, err := c.Dequeue(f.ctx, 10, lease)
+		f.ok(err)
+		equal(f, "messages", len(got), 0)
+	}
+}
+
+func dequeueOnlyItsQueue(f *fixture) {
+	a, b := f.queue("a"), f.queue("b")
+	f.enqueue(a, 3)
+	f.takeNone(f.consumer(b))
+	f.take(f.consumer(a), 3)
+}
+
+func dequeueFIFO(f *fixture) {
+	q := f.queue("q")
+	ids := f.enqueue(q, 40)
+	a, b := f.consumer(q), f.on(f.second()).consumer(q)
+	var got []int64
+	for range 4 {
+		got = append(got, leasedIDs(f.take(a, 3))...)
+		got = append(got, leasedIDs(f.take(b, 7))...)
+	}
+	equalIDs(f, "messages in the order of leasing", got, ids)
+}
+
+func dequeuePriority(f *fixture) {
+	q := f.queue("q")
+	want := make([]int64, 12)
+	// Three of each priority, enqueued mixed.
+	for i, id := range f.enqueue(q, 12, func(i int, m *store.NewMessage) { m.Priority = []int{5, -5, 0, -1000}[i%4] }) {
+		want[[]int{3, 1, 2, 0}[i%4]*3+i/4] = id
+	}
+	c := f.consumer(q)
+	var got []int64
+	for _, n := range []int{2, 5, 5} {
+		got = append(got, leasedIDs(f.take(c, n))...)
+	}
+	equalIDs(f, "messages by priority", got, want)
+}
+
+// dequeueUrgent: an urgent message goes before those that wait, however many
+// of the usual priority were leased before it came.
+func dequeueUrgent(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 300)
+	c := f.consumer(q)
+	f.done(c, f.take(c, 100)...)
+	f.take(c, 50)
+	for _, p := range []int{-1, -2, -1000} {
+		urgent := f.enqueue1(q, withPriority(p))
+		equal(f, "message", f.take1(c).ID, urgent)
+	}
+	f.take(c, 150)
+	f.takeNone(c)
+}
+
+func dequeueReleased(f *fixture) {
+	q := f.queue("q")
+	ids := f.enqueue(q, 30)
+	a, b := f.consumer(q), f.consumer(q)
+	first, second := f.take(a, 10), f.take(b, 10)
+	errs, err := a.Release(f.ctx, leases(first[3:6])...)
+	f.allOK(errs, err)
+	f.done(b, second...)
+	got := leasedIDs(f.drain(b, 4))
+	slices.Sort(got)
+	want := append(slices.Clone(ids[3:6]), ids[20:]...)
+	equalIDs(f, "messages leased", got, want)
+	f.done(a, slices.Concat(first[:3], first[6:])...)
+}
+
+// dequeueFindsHoles gives back every third message of a long line that is
+// leased to the end: none may be overlooked.
+func dequeueFindsHoles(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 300)
+	a, b := f.consumer(q), f.on(f.second()).consumer(q)
+	var back []int64
+	var outcomes []store.Outcome
+	for i, l := range f.take(a, 300) {
+		kind := store.OutcomeDone
+		if i%3 == 0 {
+			kind = store.OutcomeRelease
+			back = append(back, l.ID)
+		}
+		outcomes = append(outcomes, outcome(l, kind))
+	}
+	f.takeNone(b)
+	f.settle(a, outcomes...)
+	got := f.dequeue(b, 1000)
+	equalIDs(f, "messages that came back", leasedIDs(got), back)
+}
+
+func dequeuePastDelayed(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 500, withDelay(lease), withPriority(-10))
+	ids := f.enqueue(q, 3)
+	equalIDs(f, "messages leased", leasedIDs(f.dequeue(f.consumer(q), 10)), ids)
+}
+
+func dequeueBadArguments(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 1)
+	c := f.consumer(q)
+	_, err := c.Dequeue(f.ctx, 0, lease)
+	f.is(err, store.ErrInvalid)
+	_, err = c.Dequeue(f.ctx, -1, lease)
+	f.is(err, store.ErrInvalid)
+	_, err = c.Dequeue(f.ctx, 1, 0)
+	f.is(err, store.ErrInvalid)
+	_, err = c.Dequeue(f.ctx, 1, -lease)
+	f.is(err, store.ErrInvalid)
+	f.take1(c)
+}
+
+func consumerSuspended(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 4)
+	c := f.consumer(q)
+	got := f.take(c, 2)
+	f.ok(c.Suspend(f.ctx))
+	_, err := c.Dequeue(f.ctx, 1, lease)
+	f.notReady(err, c.ID(), store.WorkerSuspended)
+	// What it holds it may still write.
+	f.start(c, got...)
+	f.ok(c.Progress(f.ctx, map[store.Lease]store.Progress{got[0].Lease: {Percent: 1}}))
+	f.done(c, got[0])
+	f.settleAs(c, store.Ready, outcome(got[1], store.OutcomeRetry))
+	f.ok(c.Resume(f.ctx))
+	f.take(c, 3)
+	_, err = c.ReleaseAll(f.ctx)
+	f.ok(err)
+	f.stop(c.ID())
+	_, err = c.Dequeue(f.ctx, 1, lease)
+	f.notReady(err, c.ID(), store.WorkerStopped)
+}
+
+func consumerQueueDeleted(f *fixture) {
+	q := f.queue("q")
+	c := f.consumer(q)
+	f.enqueue(q, 1)
+	f.done(c, f.take1(c))
+	f.ok(f.on(f.second()).s.Queues().Delete(f.ctx, q, true))
+	_, err := c.Dequeue(f.ctx, 1, lease)
+	f.unknownQueue(err, q)
+}
+
+func consumerStarted(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 3)
+	c := f.consumer(q)
+	got := f.take(c, 3)
+	f.start(c, got[0])
+	f.start(c, got[0], got[2]) // again changes nothing
+	for i, l := range got {
+		equal(f, "started", f.get(l.ID).Started, i != 1)
+	}
+	errs, err := c.Release(f.ctx, leases(got)...)
+	f.allOK(errs, err)
+	for i, l := range f.take(c, 3) {
+		equal(f, "attempt", l.Attempt, 1)
+		equal(f, "started", f.get(got[i].ID).Started, false)
+	}
+}
+
+func consumerProgress(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 3)
+	c := f.consumer(q)
+	got := f.take(c, 3)
+	f.ok(c.Progress(f.ctx, map[store.Lease]store.Progress{
+		got[0].Lease: {Percent: 10, Message: "reading"},
+		got[1].Lease: {Percent: -1, Message: "a\x00b"},
+	}))
+	p := f.get(got[0].ID).Progress
+	if p == nil || p.Percent != 10 || p.Message != "reading" {
+		f.Fatalf("progress is %+v", p)
+	}
+	p = f.get(got[1].ID).Progress
+	if p == nil || p.Percent != -1 || p.Message != store.CleanText("a\x00b") {
+		f.Fatalf("progress is %+v", p)
+	}
+	if p := f.get(got[2].ID).Progress; p != nil {
+		f.Fatalf("progress of a message that published none is %+v", p)
+	}
+	f.ok(c.Progress(f.ctx, map[store.Lease]store.Progress{got[0].Lease: {Percent: 20}}))
+	equal(f, "percent", f.get(got[0].ID).Progress.Percent, 20)
+	errs, err := c.Release(f.ctx, got[0].Lease)
+	f.allOK(errs, err)
+	f.take1(c)
+	if p := f.get(got[0].ID).Progress; p != nil {
+		f.Fatalf("progress of an earlier lease is %+v", p)
+	}
+}
+
+func consumerBatches(f *fixture) {
+	q := f.queue("q")
+	f.enqueue(q, 7)
+	c := f.consumer(q)
+	got := f.take(c, 7)
+	errs, err := c.Archive(f.ctx, got[0].Lease, got[1].Lease)
+	f.eachIs(errs, err, nil, nil)
+	errs, err = c.Delete(f.ctx, got[1].Lease, got[2].Lease, got[3].Lease)
+	f.eachIs(errs, err, store.ErrLeaseLost, nil, nil)
+	errs, err = c.Release(f.ctx, got[3].Lease, got[4].Lease, got[5].Lease)
+	f.eachIs(errs, err, store.ErrLeaseLost, nil, nil)
+	f.state(got[0].ID, store.Done, 0)
+	f.state(got[1].ID, store.Done, 0)
+	f.gone(got[2].ID)
+	f.gone(got[3].ID)
+	f.state(got[4].ID, store.Ready, 0)
+	f.state(got[5].ID, store.Ready, 0)
+	f.state(got[6].ID, store.Leased, 0)
+}
+
+func consumerReleaseAll(f *fixture) {
+	q := f.queue("q", attempts(1))
+	ids := f.enqueue(q, 6)
+	c, other := f.consumer(q), f.consumer(q)
+	got := append(f.take(c, 2), f.take(c, 3)...)
+	f.take1(other)
+	f.start(c, got[0], got[4])
+	f.done(c, got[1])
+	n, err := c.ReleaseAll(f.ctx)
+	f.ok(err)
+	equal(f, "messages released", n, 4)
+	for _, i := range []int{0, 2, 3, 4} {
+		f.state(ids[i], store.Ready, 0)
+	}
+	f.state(ids[5], store.Leased, 0)
+	f.settleIs(c, store.ErrLeaseLost, outcome(got[2], store.OutcomeDone))
+	n, err = c.ReleaseAll(f.ctx)
+	f.ok(err)
+	equal(f, "messages released", n, 0)
+	for _, l := range f.take(c, 4) {
+		equal(f, "attempt", l.Attempt, 1)
+	}
+}

@@ -8,7 +8,7 @@ import (
 	"reflect"
 )
 
-// Option is what Serve takes: a Handler, Name or Version.
+// Option is what Serve takes: a Handler, Name, Version or Setup.
 type Option interface {
 	apply(*Server) error
 }
@@ -27,6 +27,15 @@ func Name(name string) Option {
 // toolchain stamped into it.
 func Version(version string) Option {
 	return optionFunc(func(s *Server) error { s.version = version; return nil })
+}
+
+// Setup is called once before the first job, when pgqrsd has started the process
+// and not when a person has: the place to read the environment and to connect to
+// things. Its error is printed and ends the process with status 1, which pgqrsd
+// shows as the handler's state, and tries again. It has a few seconds: pgqrsd
+// does not wait longer than 10 s for a handler to start.
+func Setup(setup func() error) Option {
+	return optionFunc(func(s *Server) error { s.setup = append(s.setup, setup); return nil })
 }
 
 // Handler does the jobs of one queue. Make it with Handle.

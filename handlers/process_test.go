@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "invalid":
 		handlers.Serve(handlers.Handle("q", nop), handlers.Handle("q", nop))
+	case "setup":
+		handlers.Serve(handlers.Handle("q", nop), handlers.Setup(func() error { return errors.New("SECRET is not set") }))
 	default:
 		handlers.Serve(
 			handlers.Name("testbinary"), handlers.Version("v1.2.3"),
@@ -336,6 +338,17 @@ func TestServeByHand(t *testing.T) {
 		_, errs, code := run(t, "1", "frobnicate")
 		if code != 2 || !strings.Contains(errs, `"frobnicate"`) {
 			t.Errorf("status %d:\n%s", code, errs)
+		}
+	})
+	t.Run("setup", func(t *testing.T) {
+		if out, errs, code := run(t, "setup"); code != 0 || !strings.Contains(out, "the queue q.") {
+			t.Errorf("by hand: status %d:\n%s%s", code, out, errs)
+		}
+		handshake := handlers.Handshake()
+		t.Setenv(handshake.MagicCookieKey, handshake.MagicCookieValue)
+		out, errs, code := run(t, "setup")
+		if code != 1 || out != "" || !strings.Contains(errs, "set up the handler: SECRET is not set") {
+			t.Errorf("by pgqrsd: status %d:\n%s%s", code, out, errs)
 		}
 	})
 	t.Run("two handlers for a queue", func(t *testing.T) {

@@ -19,8 +19,8 @@ const exitGrace = 3 * time.Second
 
 // Serve is a handler binary's main: it serves handlers, as many as there are,
 // to the pgqrsd that started the process, and returns when pgqrsd has no more
-// use for it. What main does after that must be done within 3 seconds. Name and
-// Version may be given too.
+// use for it. What main does after that must be done within 3 seconds. Name,
+// Version and Setup may be given too.
 //
 // SIGINT and SIGTERM are left to pgqrsd, which drains its handlers: they do not
 // end the process. When pgqrsd dies, so does the process.
@@ -57,6 +57,11 @@ func serve(server *Server) error {
 		return err
 	}
 	ignoreSignals()
+	for _, setup := range server.setup {
+		if err := setup(); err != nil {
+			return fmt.Errorf("set up the handler: %w", err)
+		}
+	}
 
 	server.described = sync.OnceFunc(func() {
 		// The handshake is over, and the children of this process are not ours.

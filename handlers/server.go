@@ -25,6 +25,7 @@ type Server struct {
 	handlerpb.UnimplementedHandlerServer
 	name, version string
 	handlers      []Handler
+	setup         []func() error
 	working       atomic.Bool
 	// described and ended, if set, are called at each Describe and when Work is over.
 	described func()

@@ -1,0 +1,5 @@
+//go:build nopostgres
+
+package anystore
+
+func addPostgres(map[string]backend) {}

@@ -1,0 +1,5 @@
+//go:build nosqlite
+
+package anystore
+
+func addSQLite(map[string]backend) {}

@@ -95,6 +95,7 @@ func make200() []byte {
 
 // drive sends n jobs within the credit and returns how many frames came back.
 func drive(b *testing.B, stream handlerpb.Handler_WorkClient, payload []byte, n int) (frames int) {
+	b.Helper()
 	credit := make(chan int, 1<<16)
 	sent := make(chan error, 1)
 	go func() {

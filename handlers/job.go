@@ -120,9 +120,9 @@ func (j *job) interrupt(reason string) {
 	}
 }
 
-// end closes the job to its handler and releases its context. It returns why
-// the host had cancelled it, if so, and the follow-up messages.
-func (j *job) end() (cause error, follow []*handlerpb.Enqueue) {
+// end closes the job to its handler and releases its context. It returns the
+// follow-up messages, and why the host had cancelled the job, if it had.
+func (j *job) end() (follow []*handlerpb.Enqueue, cause error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.ended = true
@@ -132,7 +132,7 @@ func (j *job) end() (cause error, follow []*handlerpb.Enqueue) {
 	if j.cancel != nil {
 		j.cancel(errEnded)
 	}
-	return j.cause, j.follow
+	return j.follow, j.cause
 }
 
 // JobInfo tells a handler which attempt at which message it is working on.
@@ -182,7 +182,7 @@ func Progress(ctx context.Context, percent float64, message string) {
 	if math.IsNaN(percent) || percent < 0 {
 		percent = -1
 	}
-	j.lane.session.out.progress(j, min(percent, 100), clean(message, maxTextBytes))
+	j.lane.session.out.progress(j, min(percent, 100), clean(message))
 }
 
 // EnqueueOption says more about a follow-up message.
@@ -244,7 +244,7 @@ func Enqueue(ctx context.Context, queue string, payload any, opts ...EnqueueOpti
 		return fail(fmt.Errorf("priority %d is outside %d to %d", msg.Priority, -maxPriority, maxPriority))
 	}
 	for k, v := range msg.Headers {
-		if clean(k, maxTextBytes) != k || clean(v, maxTextBytes) != v {
+		if clean(k) != k || clean(v) != v {
 			return fail(fmt.Errorf("header %q is not valid UTF-8, or longer than %d bytes", k, maxTextBytes))
 		}
 	}

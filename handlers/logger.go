@@ -79,7 +79,7 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	h.job.lane.session.out.log(&handlerpb.Log{
 		Id: msg.Id, Claim: msg.Claim, Queue: msg.Queue,
 		Level:   int32(r.Level),
-		Message: clean(r.Message, maxTextBytes),
+		Message: clean(r.Message),
 		Attrs:   attrs,
 		TimeUs:  at.UnixMicro(),
 	})

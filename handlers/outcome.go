@@ -11,12 +11,11 @@ import (
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
 )
 
-// Limits of what one job may send. Beyond the first two the job is discarded,
-// texts are cut.
+// Limits of what one job may send. A job with more output is discarded, more
+// follow-ups are refused, longer texts are cut.
 const (
 	maxOutputBytes = 16 << 20
 	maxFollowBytes = 16 << 20
-	maxErrorBytes  = 64 << 10
 	maxTextBytes   = 64 << 10
 )
 
@@ -97,7 +96,7 @@ func (e *timeoutError) Is(target error) bool { return target == context.Deadline
 
 // settle fills in the job's result from what its code returned.
 func (j *job) settle(output []byte, err error, elapsed time.Duration) {
-	cause, follow := j.end()
+	follow, cause := j.end()
 	r := &j.result
 	if err == nil {
 		if len(output) > maxOutputBytes {
@@ -125,7 +124,7 @@ func (j *job) settle(output []byte, err error, elapsed time.Duration) {
 	case errors.As(err, &snooze):
 		r.Outcome, r.DelayMs, r.Enqueue = handlerpb.Outcome_OUTCOME_SNOOZE, milliseconds(snooze.after), follow
 		return
-	case errors.As(err, &discard) && !(interrupted(err) && (timedOut || cause != nil)):
+	case errors.As(err, &discard) && (!interrupted(err) || (!timedOut && cause == nil)):
 		r.Outcome, r.Enqueue = handlerpb.Outcome_OUTCOME_DISCARD, follow
 	case cause != nil:
 		r.Outcome = handlerpb.Outcome_OUTCOME_RELEASE
@@ -139,7 +138,7 @@ func (j *job) settle(output []byte, err error, elapsed time.Duration) {
 			text = (&timeoutError{j.timeout}).Error() + ": " + text
 		}
 	}
-	r.Error = clean(text, maxErrorBytes)
+	r.Error = clean(text)
 }
 
 // interrupted says that err tells of a context's end.
@@ -153,11 +152,12 @@ func milliseconds(d time.Duration) *int64 {
 	return &ms
 }
 
-// clean makes text what a protobuf string may hold, and no longer than limit.
-func clean(text string, limit int) string {
+// clean makes text what a protobuf string may hold, and no longer than
+// maxTextBytes.
+func clean(text string) string {
 	const mark = " [cut]"
-	if len(text) > limit {
-		text = text[:limit-len(mark)] + mark
+	if len(text) > maxTextBytes {
+		text = text[:maxTextBytes-len(mark)] + mark
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }

@@ -3,8 +3,8 @@
 package handlers
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 
@@ -56,13 +56,27 @@ func (p *process) watchLifeline() error {
 	// Neither the number nor the descriptor concerns the handler's own children.
 	_ = os.Unsetenv(LifelineEnv)
 	unix.CloseOnExec(fd)
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return fmt.Errorf("open file descriptor %d of %s: %w", fd, LifelineEnv, err)
-	}
-	lifeline := os.NewFile(uintptr(fd), "lifeline")
 	go func() {
-		_, _ = io.Copy(io.Discard, lifeline)
+		awaitEOF(fd)
 		p.end()
 	}()
 	return nil
+}
+
+// awaitEOF returns at the end of the lifeline. It blocks a thread rather than
+// use Go's poller, which would make the descriptor non-blocking: the file behind
+// it may be shared with other handlers of the host, in other languages. For the
+// same reason it can cope with their having done that.
+func awaitEOF(fd int) {
+	buf := make([]byte, 64)
+	for {
+		n, err := unix.Read(fd, buf)
+		switch {
+		case n > 0, errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		default:
+			return
+		}
+	}
 }

@@ -47,7 +47,7 @@ func NewServer(options ...Option) (*Server, error) {
 	if len(s.handlers) == 0 {
 		return nil, errors.New("serve no handlers: give at least one handlers.Handle")
 	}
-	s.name, s.version = clean(s.name, maxTextBytes), clean(s.version, maxTextBytes)
+	s.name, s.version = clean(s.name), clean(s.version)
 	return s, nil
 }
 

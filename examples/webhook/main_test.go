@@ -66,7 +66,7 @@ func TestDelivers(t *testing.T) {
 	}
 	// json.Marshal of the payload compacts the body, as an enqueuer's would be sent
 	// as it stands.
-	if got.Method != "POST" || got.URL.RequestURI() != "/orders?x=1" || string(body) != `{"order":17}` {
+	if got.Method != http.MethodPost || got.URL.RequestURI() != "/orders?x=1" || string(body) != `{"order":17}` {
 		t.Errorf("the receiver got %s %s with %s", got.Method, got.URL, body)
 	}
 	if got.Header.Get("Content-Type") != "application/json" || got.Header.Get("Webhook-Id") != "4711" {
@@ -166,7 +166,7 @@ func TestRefuses(t *testing.T) {
 func TestRedirects(t *testing.T) {
 	var bodies atomic.Int64
 	target := receiver(t, func(w http.ResponseWriter, r *http.Request) {
-		if body, _ := io.ReadAll(r.Body); r.Method == "POST" && len(body) > 0 && r.Header.Get("Webhook-Signature") != "" {
+		if body, _ := io.ReadAll(r.Body); r.Method == http.MethodPost && len(body) > 0 && r.Header.Get("Webhook-Signature") != "" {
 			bodies.Add(1)
 		}
 	})

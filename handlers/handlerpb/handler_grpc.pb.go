@@ -10,9 +10,9 @@
 // The process exits when Work ends, whichever way, and when the lifeline does:
 // PGQRSD_LIFELINE_FD is the number of an inherited file descriptor, the reading
 // end of a pipe whose writing end only the host holds (close-on-exec). Nothing
-// is ever written to it; its EOF says that the host is gone. The handler leaves
-// SIGINT and SIGTERM unheeded: the host ends it by drain, and by SIGKILL when
-// that takes too long.
+// is ever written to it; its EOF says that the host is gone. The pipe may be
+// shared by all of the host's handlers. The handler leaves SIGINT and SIGTERM
+// unheeded: the host ends it by drain, and by SIGKILL when that takes too long.
 //
 // Every string must be valid UTF-8, or else gRPC breaks the stream. A gRPC
 // message may be 64 MiB large, either way.

@@ -50,7 +50,7 @@ func (p *producer) allow(n int) error {
 	if wait := r.DelayFrom(now); wait > 0 {
 		r.CancelAt(now)
 		// Rounded up, so that whoever waits for so long is let through.
-		return &store.RateLimitError{RetryAfter: (wait + time.Millisecond - 1).Truncate(time.Millisecond)}
+		return &store.RateLimitError{RetryAfter: (wait + time.Microsecond - 1).Truncate(time.Microsecond)}
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func metricsAfterEach(f *fixture) {
 		s, err := a.SystemStats(f.ctx)
 		f.ok(err)
 		have := store.QueueMetrics{Queue: q, Ready: s.Ready, Delayed: s.Delayed, Leased: s.Leased,
-			Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled}
+			Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled, OldestReady: want.OldestReady}
 		if have != want {
 			f.Fatalf("after %s the system's counts are %+v, want %+v", after, have, want)
 		}

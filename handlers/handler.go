@@ -31,9 +31,10 @@ func Version(version string) Option {
 
 // Setup is called once before the first job, when pgqrsd has started the process
 // and not when a person has: the place to read the environment and to connect to
-// things. Its error is printed and ends the process with status 1, which pgqrsd
-// shows as the handler's state, and tries again. It has a few seconds: pgqrsd
-// does not wait longer than 10 s for a handler to start.
+// things. Its error ends the process and is shown by "pgqrsd handler list".
+// pgqrsd starts it again after a while, unless the error is a Discard: then it
+// waits for another binary or another configuration. Setup must be quick: a
+// handler that takes longer than 10 s to start is not served.
 func Setup(setup func() error) Option {
 	return optionFunc(func(s *Server) error { s.setup = append(s.setup, setup); return nil })
 }

@@ -31,7 +31,12 @@ func TestMain(m *testing.M) {
 	case "invalid":
 		handlers.Serve(handlers.Handle("q", nop), handlers.Handle("q", nop))
 	case "setup":
-		handlers.Serve(handlers.Handle("q", nop), handlers.Setup(func() error { return errors.New("SECRET is not set") }))
+		handlers.Serve(handlers.Handle("q", nop), handlers.Setup(func() error {
+			if os.Getenv("HANDLERS_TEST_SETUP") == "later" {
+				return errors.New("the database is away")
+			}
+			return handlers.Discard(errors.New("SECRET is not set"))
+		}))
 	default:
 		handlers.Serve(
 			handlers.Name("testbinary"), handlers.Version("v1.2.3"),
@@ -346,6 +351,11 @@ func TestServeByHand(t *testing.T) {
 		out, errs, code := run(t, "setup")
 		if code != 1 || out != "" || !strings.Contains(errs, "set up the handler: SECRET is not set") {
 			t.Errorf("by pgqrsd: status %d:\n%s%s", code, out, errs)
+		}
+		t.Setenv("HANDLERS_TEST_SETUP", "later")
+		out, errs, code = run(t, "setup")
+		if code != 75 || out != "" || !strings.Contains(errs, "set up the handler: the database is away") {
+			t.Errorf("not ready: status %d:\n%s%s", code, out, errs)
 		}
 	})
 	t.Run("two handlers for a queue", func(t *testing.T) {

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -42,9 +43,20 @@ func Serve(options ...Option) {
 	}
 	if err := serve(server); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
+		var notReady *notReadyError
+		if errors.As(err, &notReady) {
+			os.Exit(exitNotReady)
+		}
 		os.Exit(1)
 	}
 }
+
+// exitNotReady is the status by which a handler process asks to be started again
+// later: EX_TEMPFAIL of sysexits.h.
+const exitNotReady = 75
+
+// notReadyError is a Setup's error that may pass.
+type notReadyError struct{ error }
 
 // serve runs the plugin's side of go-plugin until the host is done with it.
 func serve(server *Server) error {
@@ -59,7 +71,12 @@ func serve(server *Server) error {
 	ignoreSignals()
 	for _, setup := range server.setup {
 		if err := setup(); err != nil {
-			return fmt.Errorf("set up the handler: %w", err)
+			err = fmt.Errorf("set up the handler: %w", err)
+			var discard *discardError
+			if errors.As(err, &discard) {
+				return err
+			}
+			return &notReadyError{err}
 		}
 	}
 

@@ -52,6 +52,11 @@ func main() {
 	var w webhook
 	handlers.Serve(
 		handlers.Handle("webhook", w.deliver),
-		handlers.Setup(func() error { return w.configure(os.Getenv) }),
+		handlers.Setup(func() error {
+			if err := w.configure(os.Getenv); err != nil {
+				return handlers.Discard(err) // another start would not mend it
+			}
+			return nil
+		}),
 	)
 }

@@ -53,8 +53,8 @@ type fakeConfig struct {
 	NoWork       bool   // Work is not implemented
 	Describe     string // "hang"
 	SilentPings  bool
-	DropsNothing bool // cancels are ignored altogether
-	Env          bool // the description's version is the environment
+	DropsNothing bool   // cancels are ignored altogether
+	Env          bool   // the description's version is the environment
 	Grandchild   string // start a grandchild that holds stdout: "group" or "session"
 }
 

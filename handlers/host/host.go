@@ -118,7 +118,9 @@ type Ref struct {
 // Result is what became of a job that was sent. There is exactly one for each.
 type Result struct {
 	*handlerpb.Result
-	// Started says that the job's code had begun to run.
+	// Started says that the job's code had begun to run, or may have: when a
+	// process crashes, the jobs that it had room to run count as started even
+	// if it had not come to say so.
 	Started bool
 	// Crashed says that the process ended, or was killed, before the job had a
 	// result; Error says how. Outcome is then RETRY for a started job and

@@ -81,6 +81,7 @@ func (l *launcher) launch(ctx context.Context, s spec, log *slog.Logger) (*launc
 		err = ctx.Err()
 	}
 	if err != nil {
+		p.awaitOwnExit(ctx)
 		p.destroy()
 		return nil, l.explain(ctx, p, r, err)
 	}
@@ -137,6 +138,21 @@ func (p *launched) connect(ctx context.Context) error {
 	p.hangUp = hangUp
 	p.stream, err = handler.Work(streamCtx)
 	return err
+}
+
+// awaitOwnExit gives a process that failed to start a moment to exit by
+// itself, so that its exit status can be told.
+func (p *launched) awaitOwnExit(ctx context.Context) {
+	if p.child == nil {
+		return
+	}
+	timer := time.NewTimer(crashGrace)
+	defer timer.Stop()
+	select {
+	case <-p.child.exited:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // destroy ends the process by force and removes what belonged to it. It

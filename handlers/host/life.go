@@ -78,6 +78,9 @@ func (h *Host) onStarted(u *unit, s *start, l *launched, img image, err error) {
 func (h *Host) onStartFailed(u *unit, reason why, err error) {
 	var refused *refusal
 	log := h.log.With("handler", u.name, "path", u.path)
+	if !errors.Is(err, errBeingWritten) {
+		u.waiting = false
+	}
 	switch {
 	case errors.Is(err, errSameContent):
 		u.err = ""
@@ -86,7 +89,7 @@ func (h *Host) onStartFailed(u *unit, reason why, err error) {
 	case u.stuck:
 		// There is no replacement, but the stuck job has to end.
 		log.Error("handler could not be replaced", "error", err)
-		h.retireCurrent(u, "had a job that would not stop")
+		h.retireCurrent(u, "had a job that would not stop, was replaced")
 		h.crashed(u, err.Error())
 	case errors.As(err, &refused) && (reason != whyRestart || !u.served):
 		h.refuse(u, refused)
@@ -180,7 +183,7 @@ func (h *Host) letIn(u *unit, l *launched) {
 	before := u.cur
 	p := newProcess(h, l, h.queue)
 	u.cur, u.image, u.served = p, u.readyImg, true
-	u.state, u.err, u.takenBy = Serving, "", ""
+	u.state, u.err, u.takenBy, u.waiting = Serving, "", "", false
 	h.setLive(append(slices.Clone(h.processes()), p))
 	p.hello(h.cfg.Version, h.applied)
 	h.busy++
@@ -198,7 +201,7 @@ func (h *Host) letIn(u *unit, l *launched) {
 	if before != nil {
 		reason := "was replaced"
 		if u.stuck {
-			reason = "had a job that would not stop"
+			reason = "had a job that would not stop, was replaced"
 		}
 		h.retire(u, before, reason)
 	}

@@ -11,6 +11,8 @@ type port struct {
 	queue   *queue
 	process *process
 	kind    handlerpb.Description_Kind
+	// concurrency is how many jobs the handler was told to run at once.
+	concurrency int
 
 	// The handler's credit, less what is on the wire.
 	jobs, bytes int64
@@ -98,6 +100,7 @@ type job struct {
 
 	timeout   time.Duration // 0 is no limit
 	sent      time.Duration // on the wire
+	order     uint64        // in which it was put there
 	started   time.Duration
 	cancelled time.Duration
 	reason    string // of the cancellation
@@ -106,6 +109,8 @@ type job struct {
 	// overdue says that the job was found past its time once, stuck that it
 	// was found so twice: its process must go.
 	overdue, stuck bool
+	// suspected says that the job may have begun when its process crashed.
+	suspected bool
 }
 
 // late reports whether the job should have ended: its grace after a timeout or

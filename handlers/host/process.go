@@ -1,10 +1,7 @@
 package host
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -12,7 +9,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
 )
@@ -57,8 +53,10 @@ type process struct {
 	drained bool         // the handler says it has nothing left
 	ending  bool         // it was asked to exit
 	why     string       // for results: what the host did to the process
+	hung    bool         // that was because it did not answer
 	warned  map[string]bool
 	turn    int
+	sent    uint64           // jobs put on the wire
 	told    *handlerpb.Hello // the last one
 	// Of a retired process, by clock; 0 is not yet, and for limit never.
 	drainAsked, endAsked, limit time.Duration
@@ -197,27 +195,6 @@ func (p *process) end() {
 	p.shutClient()
 }
 
-// crash says how the process ended, for people.
-func (p *process) crash(cause error) string {
-	p.mu.Lock()
-	why := p.why
-	p.mu.Unlock()
-	switch {
-	case why != "":
-	case p.child.selfEnded():
-		why = p.child.ending()
-	case cause != nil && !errors.Is(cause, io.EOF) && !errors.Is(cause, context.Canceled):
-		why = fmt.Sprintf("broke off its stream (%s) and was killed", short(status.Convert(cause).Message()))
-	default:
-		why = "ended its stream and was killed"
-	}
-	text := fmt.Sprintf("handler %s (pid %d) %s", p.name, p.child.pid, why)
-	if line := p.out.panicLine(); line != "" {
-		text += ": " + short(line)
-	}
-	return text
-}
-
 // unimplemented reports whether the handler has no Work at all.
 func unimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
 
@@ -230,47 +207,6 @@ func (p *process) warnOnce(breach string, args ...any) {
 	if !before {
 		p.log.Warn("handler breaks the protocol; this is told once: "+breach, args...)
 	}
-}
-
-// giveLastResults gives every job that is left its result. The process is dead.
-func (p *process) giveLastResults(cause error) {
-	crash := p.crash(cause)
-	now := p.clock()
-	p.sinkMu.Lock()
-	defer p.sinkMu.Unlock()
-	p.mu.Lock()
-	results := p.local
-	p.local = nil
-	for _, j := range p.jobs {
-		results = append(results, laneResult{j.lane, p.lastResult(j, now, crash)})
-	}
-	clear(p.jobs)
-	p.mu.Unlock()
-	p.deliver(results)
-}
-
-// lastResult is what a job gets whose process ended before it had a result.
-func (p *process) lastResult(j *job, now time.Duration, crash string) Result {
-	r := Result{
-		Result:  &handlerpb.Result{Id: j.ref.ID, Claim: j.ref.Claim, Outcome: handlerpb.Outcome_OUTCOME_RELEASE},
-		Crashed: true,
-	}
-	if j.started == 0 {
-		r.Error = crash + " before the job had started"
-		return r
-	}
-	r.Outcome = handlerpb.Outcome_OUTCOME_RETRY
-	r.Started = true
-	r.Elapsed = now - j.started
-	switch {
-	case j.stuck && j.timedOut(now):
-		r.Error = fmt.Sprintf("timed out after %s and ignored its cancellation; its process was killed", j.timeout)
-	case j.stuck:
-		r.Error = fmt.Sprintf("was cancelled (%s) and did not stop within %s; its process was killed", j.reason, p.host.cfg.CancelGrace)
-	default:
-		r.Error = crash + " while the job ran"
-	}
-	return r
 }
 
 func (p *process) queueNames() []string {
@@ -288,31 +224,6 @@ func (p *process) announce() {
 	for _, pt := range p.ports {
 		pt.queue.tellRoom()
 	}
-}
-
-// defaultConcurrency is what handlers are told where the settings say nothing.
-const defaultConcurrency = 100
-
-// hello tells the handler its settings, unless it knows them.
-func (p *process) hello(version string, s Settings) {
-	hello := &handlerpb.Hello{HostVersion: cleanText(version)}
-	for _, pt := range p.ports {
-		n := 0
-		if s.Concurrency != nil {
-			n = s.Concurrency(pt.queue.name)
-		}
-		if n <= 0 {
-			n = defaultConcurrency
-		}
-		hello.Queues = append(hello.Queues, &handlerpb.Hello_QueueSettings{Name: pt.queue.name, Concurrency: uint32(n)})
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if proto.Equal(hello, p.told) {
-		return
-	}
-	p.told, p.outbox.hello = hello, hello
-	poke(p.wake)
 }
 
 // stop ends the process now: one without jobs may still exit by itself.

@@ -31,6 +31,10 @@ func refuse(format string, args ...any) *refusal {
 	return &refusal{reason: fmt.Sprintf(format, args...)}
 }
 
+// exitTemporary is the exit status (sysexits.h calls it EX_TEMPFAIL) with which
+// a handler says that it cannot start yet, but may be able to later.
+const exitTemporary = 75
+
 const howToBuild = "build it with package handlers (handlers.Serve), or take it out of the plugins directory"
 
 // explain turns what go-plugin says of a failed start into what the operator
@@ -56,6 +60,8 @@ func (l *launcher) explain(ctx context.Context, p *launched, r *pluginRunner, er
 		return refuse("it hung at its start: no handshake on its standard output within %s%s; %s", l.timeout, p.out.said(), howToBuild)
 	case p.child == nil:
 		return fmt.Errorf("start the handler: %w", err)
+	case p.child.selfEnded() && !printed && p.child.cmd.ProcessState.ExitCode() == exitTemporary:
+		return fmt.Errorf("it is not ready yet (exit status %d)%s", exitTemporary, p.out.said())
 	case p.child.selfEnded() && !printed:
 		return refuse("it %s before the handshake%s; %s", p.child.ending(), p.out.said(), howToBuild)
 	case p.child.selfEnded():

@@ -62,8 +62,9 @@ func (h *Host) look(u *unit, f found) {
 // await lets the file be looked at again: it is not complete yet.
 func (h *Host) await(u *unit) {
 	u.started, u.seen = fileID{}, fileID{}
-	if text := errBeingWritten.Error(); u.err != text {
-		if u.err = text; u.cur == nil {
+	if !u.waiting {
+		u.waiting = true
+		if u.err = errBeingWritten.Error(); u.cur == nil {
 			u.state = Starting
 		}
 		h.log.Info("handler's file is still being written; waiting until it stays as it is", "handler", u.name, "path", u.path)
@@ -75,7 +76,7 @@ func (h *Host) block(u *unit, why string) {
 	if u.blocked == why {
 		return
 	}
-	u.blocked = why
+	u.blocked, u.waiting = why, false
 	u.started, u.seen = fileID{}, fileID{}
 	h.halt(u)
 	h.retireCurrent(u, "was removed")
@@ -85,7 +86,7 @@ func (h *Host) block(u *unit, why string) {
 // remove drains a handler whose file is gone.
 func (h *Host) remove(u *unit) {
 	h.log.Info("handler's file was removed; it is drained", "handler", u.name, "path", u.path)
-	u.present, u.blocked = false, ""
+	u.present, u.blocked, u.waiting = false, "", false
 	u.started, u.seen, u.image, u.served = fileID{}, fileID{}, image{}, false
 	h.halt(u)
 	h.retireCurrent(u, "was removed")

@@ -71,6 +71,9 @@ func (w *watch) tick(interval time.Duration) {
 	}
 	if w.silent > p.host.cfg.PingTimeout {
 		p.log.Error("handler answers no pings; its process is killed", "pid", p.child.pid, "silent", w.silent.Round(time.Millisecond))
+		p.mu.Lock()
+		p.hung = true
+		p.mu.Unlock()
 		p.kill(fmt.Sprintf("answered no pings for %s and was killed", p.host.cfg.PingTimeout))
 		return
 	}
@@ -115,7 +118,7 @@ func (p *process) retire(why string, limit time.Duration, dropUnstarted bool) {
 	p.retired = true
 	if limit > 0 && p.limit == 0 {
 		p.limit = now + limit
-		p.retiredWhy = fmt.Sprintf("%s and was killed %s later", why, limit)
+		p.retiredWhy = fmt.Sprintf("%s and killed %s later", why, limit)
 	}
 	for _, j := range p.jobs {
 		if j.sent == 0 || (dropUnstarted && j.started == 0) {

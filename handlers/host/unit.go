@@ -20,6 +20,7 @@ type unit struct {
 	seen    fileID // at the last scan
 	started fileID // what was last tried to start
 	image   image  // what cur runs, or is restarted
+	waiting bool   // for the file to be complete
 	served  bool   // image has served before: a failed start is a crash
 
 	settings HandlerSettings // of the last start
@@ -72,7 +73,11 @@ func (u *unit) gone() bool {
 	return !u.present && u.cur == nil && u.starting == nil && u.ready == nil && len(u.old) == 0
 }
 
+// settled reports whether nothing more is going to happen to the unit soon.
 func (u *unit) settled() bool {
+	if u.waiting {
+		return true // a copy may take long
+	}
 	return u.state != Starting && (u.state != Restarting || u.err != "")
 }
 
@@ -127,7 +132,7 @@ func (h *Host) start(u *unit, reason why) {
 	s := &start{why: reason, began: time.Now(), cancel: cancel}
 	u.starting = s
 	u.settings = h.applied.Handlers[u.name]
-	if u.cur == nil && reason != whyRestart {
+	if u.cur == nil && reason != whyRestart && !u.waiting {
 		u.state, u.err = Starting, ""
 	}
 	job := startJob{unit: u.name, path: u.path, id: u.started, settings: u.settings, command: u.command}

@@ -97,7 +97,8 @@ func (p *process) fillJobs(f *handlerpb.HostFrame, now time.Duration) bool {
 			}
 			f.Jobs = append(f.Jobs, j.pb)
 			left -= j.size
-			j.pb, j.sent = nil, now
+			p.sent++
+			j.pb, j.sent, j.order = nil, now, p.sent
 		}
 	}
 	return len(f.Jobs) > 0

@@ -41,7 +41,7 @@ func TestSuspendResumeShutdown(t *testing.T) {
 		w.transitionFails(id, "resume", "stopped", "ready")
 		late := w.enqueue(many(2)...)
 		w.eventually("the daemon to notice the shutdown", func() bool {
-			return strings.Contains(d.logs.String(), "stopped")
+			return strings.Contains(d.logs.String(), "not served any more")
 		})
 		if n := w.unfinished("work"); n != int64(len(late)) {
 			t.Fatalf("%d messages unfinished under a stopped consumer, want %d", n, len(late))

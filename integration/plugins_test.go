@@ -137,6 +137,8 @@ func TestPluginBeingCopied(t *testing.T) {
 		raw, err := os.ReadFile(path)
 		must(t, err)
 		must(t, os.Remove(path))
+		_, err = w.store.Queues().Insert(t.Context(), "work", store.QueuePolicy{})
+		must(t, err)
 		ids := w.enqueue(many(5)...)
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
 		must(t, err)

@@ -78,7 +78,7 @@ func Snooze(d time.Duration) error {
 // CancelledError is the cause (see [context.Cause]) of a context that pgqrsd
 // cancelled. It is a context.Canceled for errors.Is.
 type CancelledError struct {
-	// Reason is why, such as "shutdown".
+	// Reason is why, for people, such as "the daemon is stopping".
 	Reason string
 }
 

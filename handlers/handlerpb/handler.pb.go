@@ -778,7 +778,7 @@ type Cancel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Claim int64                  `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
-	// For people, and for the job's code to read: "shutdown", "lease lost"...
+	// For people, such as "the daemon is stopping".
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Drop the job only if it has not started; let it run otherwise.
 	UnstartedOnly bool `protobuf:"varint,4,opt,name=unstarted_only,json=unstartedOnly,proto3" json:"unstarted_only,omitempty"`

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgqrs/pgqrsd/handlers/host"
+	"github.com/pgqrs/pgqrsd/internal/config"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+func (a *app) handlerCommand() *cobra.Command {
+	return group("handler", "Look at handlers", "  pgqrsd handler list", a.handlerList(), a.handlerCheck())
+}
+
+// handlerRow is a handler of a live daemon.
+type handlerRow struct {
+	host.Status
+	// Daemon is the name of the daemon, Worker the id of its Admin.
+	Daemon string `json:"daemon"`
+	Worker int64  `json:"worker"`
+}
+
+func (a *app) handlerList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the handlers of every live daemon",
+		Example: `  pgqrsd handler list
+  pgqrsd handler list -o json`,
+		Args: args(),
+		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
+			daemons, err := liveDaemons(ctx, s)
+			if err != nil {
+				return err
+			}
+			rows := []handlerRow{}
+			for _, d := range daemons {
+				handlers, err := handlersOf(d)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, handlers...)
+			}
+			if a.json() {
+				return a.printJSON(rows)
+			}
+			if len(daemons) == 0 {
+				a.say("no daemon is running on this database")
+				return nil
+			}
+			return a.printHandlers(rows)
+		}),
+	}
+}
+
+// liveDaemons are the daemons' Admin workers with a recent heartbeat.
+func liveDaemons(ctx context.Context, s *session) ([]store.WorkerRecord, error) {
+	filter := store.WorkerFilter{Kind: store.KindAdmin, Page: store.Page{Limit: 1000}}
+	var live []store.WorkerRecord
+	for {
+		page, err := s.Workers().List(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range page {
+			if w.Name != "" && w.State != store.WorkerStopped && w.HeartbeatAge <= s.cfg.Daemon.WorkerTimeout {
+				live = append(live, w)
+			}
+		}
+		if len(page) < filter.Limit {
+			return live, nil
+		}
+		filter.After = page[len(page)-1].ID
+	}
+}
+
+// handlersOf reads what a daemon publishes of its handlers.
+func handlersOf(w store.WorkerRecord) ([]handlerRow, error) {
+	if len(w.Info) == 0 {
+		return nil, nil // it has only just started
+	}
+	var info struct {
+		Handlers []host.Status `json:"handlers"`
+	}
+	if err := json.Unmarshal(w.Info, &info); err != nil {
+		return nil, fmt.Errorf("read what daemon %s (worker %d) publishes: %w", w.Name, w.ID, err)
+	}
+	var rows []handlerRow
+	for _, h := range info.Handlers {
+		if h.Queues == nil {
+			h.Queues = []string{}
+		}
+		rows = append(rows, handlerRow{Status: h, Daemon: w.Name, Worker: w.ID})
+	}
+	return rows, nil
+}
+
+func (a *app) printHandlers(handlers []handlerRow) error {
+	rows := make([][]string, len(handlers))
+	for i, h := range handlers {
+		rows[i] = []string{h.Daemon, h.Name, string(h.State), strings.Join(h.Queues, ","), strconv.Itoa(h.Restarts), h.Error}
+	}
+	return a.printTable("handlers", []column{
+		{head: "DAEMON", flex: true}, {head: "NAME", flex: true}, {head: "STATE"}, {head: "QUEUES", flex: true},
+		{head: "RESTARTS", right: true}, {head: "ERROR", flex: true},
+	}, rows)
+}
+
+func (a *app) handlerCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check PATH",
+		Short: "Start a handler binary, ask what it serves, and stop it",
+		Long: `Start a handler binary as the daemon would, with the arguments and environment
+that the configuration gives to a file of its name, ask what it serves, and stop
+it. The exit status is 1 if the daemon would refuse it.`,
+		Example: `  pgqrsd handler check ./plugins/census
+  pgqrsd handler check /tmp/new-build -o json`,
+		Args: args("the PATH of the handler binary"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.load(cmd)
+			if err != nil {
+				return err
+			}
+			return a.checkHandler(cmd.Context(), cfg, args[0])
+		},
+	}
+}
+
+func (a *app) checkHandler(ctx context.Context, cfg *config.Loaded, path string) error {
+	dir, err := checkDir(cfg.Daemon.StateDir)
+	if err != nil {
+		return fmt.Errorf("check handler %s: %w", path, err)
+	}
+	defer os.RemoveAll(dir)
+	status, err := host.Check(ctx, path, host.Config{
+		StateDir:    dir,
+		Version:     versionText(),
+		Settings:    host.Settings{Handlers: handlerSettings(cfg)},
+		CancelGrace: cfg.Daemon.CancelGrace,
+		Logger:      slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return fmt.Errorf("check handler %s: %w", path, err)
+	}
+	if status.Queues == nil {
+		status.Queues = []string{}
+	}
+	if err := a.printHandler(status); err != nil {
+		return err
+	}
+	if status.State != host.Serving {
+		return fmt.Errorf("the daemon would not run %s: it is %s: %s", path, status.State, status.Error)
+	}
+	return nil
+}
+
+func (a *app) printHandler(status host.Status) error {
+	if a.json() {
+		return a.printJSON(status)
+	}
+	return a.printFields([][2]string{
+		{"name", status.Name}, {"path", status.Path}, {"state", string(status.State)}, {"queues", strings.Join(status.Queues, ", ")},
+		{"version", status.Version}, {"sdk", status.SDK}, {"error", status.Error},
+	})
+}
+
+// checkDir makes a directory of the check's own, beside the daemon's state if
+// that may be written: there handlers can be executed, which a hardened /tmp
+// forbids.
+func checkDir(stateDir string) (string, error) {
+	parent := filepath.Dir(stateDir)
+	if err := os.MkdirAll(parent, 0o700); err == nil {
+		if dir, err := os.MkdirTemp(parent, "check-"); err == nil {
+			return dir, nil
+		}
+	}
+	return os.MkdirTemp("", "pgqrsd-check-")
+}

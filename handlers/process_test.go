@@ -349,12 +349,12 @@ func TestServeByHand(t *testing.T) {
 		handshake := handlers.Handshake()
 		t.Setenv(handshake.MagicCookieKey, handshake.MagicCookieValue)
 		out, errs, code := run(t, "setup")
-		if code != 1 || out != "" || !strings.Contains(errs, "set up the handler: SECRET is not set") {
+		if code != 78 || out != "" || !strings.HasSuffix(errs, ": SECRET is not set\n") {
 			t.Errorf("by pgqrsd: status %d:\n%s%s", code, out, errs)
 		}
 		t.Setenv("HANDLERS_TEST_SETUP", "later")
 		out, errs, code = run(t, "setup")
-		if code != 75 || out != "" || !strings.Contains(errs, "set up the handler: the database is away") {
+		if code != 75 || out != "" || !strings.Contains(errs, "the database is away") {
 			t.Errorf("not ready: status %d:\n%s%s", code, out, errs)
 		}
 	})

@@ -42,21 +42,30 @@ func Serve(options ...Option) {
 		os.Exit(byHand(server, os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := serve(server); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
-		var notReady *notReadyError
-		if errors.As(err, &notReady) {
-			os.Exit(exitNotReady)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", server.name, err)
+		var setup *setupError
+		if errors.As(err, &setup) {
+			os.Exit(setup.status())
 		}
 		os.Exit(1)
 	}
 }
 
-// exitNotReady is the status by which a handler process asks to be started again
-// later: EX_TEMPFAIL of sysexits.h.
-const exitNotReady = 75
+// setupError is what a Setup returned.
+type setupError struct{ err error }
 
-// notReadyError is a Setup's error that may pass.
-type notReadyError struct{ error }
+func (e *setupError) Error() string { return e.err.Error() }
+func (e *setupError) Unwrap() error { return e.err }
+
+// status tells pgqrsd by EX_TEMPFAIL of sysexits.h that the process is to be
+// started again later, and by EX_CONFIG that this would be of no use.
+func (e *setupError) status() int {
+	var discard *discardError
+	if errors.As(e.err, &discard) {
+		return 78
+	}
+	return 75
+}
 
 // serve runs the plugin's side of go-plugin until the host is done with it.
 func serve(server *Server) error {
@@ -71,12 +80,7 @@ func serve(server *Server) error {
 	ignoreSignals()
 	for _, setup := range server.setup {
 		if err := setup(); err != nil {
-			err = fmt.Errorf("set up the handler: %w", err)
-			var discard *discardError
-			if errors.As(err, &discard) {
-				return err
-			}
-			return &notReadyError{err}
+			return &setupError{err}
 		}
 	}
 

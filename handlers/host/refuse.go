@@ -31,9 +31,13 @@ func refuse(format string, args ...any) *refusal {
 	return &refusal{reason: fmt.Sprintf(format, args...)}
 }
 
-// exitTemporary is the exit status (sysexits.h calls it EX_TEMPFAIL) with which
-// a handler says that it cannot start yet, but may be able to later.
-const exitTemporary = 75
+// The exit statuses (EX_TEMPFAIL and EX_CONFIG in sysexits.h) with which a
+// handler says that it cannot start yet, but may be able to later, and that it
+// cannot start with the settings that it was given.
+const (
+	exitTemporary = 75
+	exitConfig    = 78
+)
 
 const howToBuild = "build it with package handlers (handlers.Serve), or take it out of the plugins directory"
 
@@ -62,6 +66,8 @@ func (l *launcher) explain(ctx context.Context, p *launched, r *pluginRunner, er
 		return fmt.Errorf("start the handler: %w", err)
 	case p.child.selfEnded() && !printed && p.child.cmd.ProcessState.ExitCode() == exitTemporary:
 		return fmt.Errorf("it is not ready yet (exit status %d)%s", exitTemporary, p.out.said())
+	case p.child.selfEnded() && !printed && p.child.cmd.ProcessState.ExitCode() == exitConfig:
+		return refuse("it cannot start with its settings (exit status %d)%s; see [handlers] in the configuration", exitConfig, p.out.said())
 	case p.child.selfEnded() && !printed:
 		return refuse("it %s before the handshake%s; %s", p.child.ending(), p.out.said(), howToBuild)
 	case p.child.selfEnded():

@@ -125,10 +125,18 @@ func CleanText(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// CleanError is CleanText, cut to MaxErrorBytes.
+// cutMark ends an error text that was too long.
+const cutMark = " ... (cut)"
+
+// CleanError is CleanText, cut to MaxErrorBytes between two characters.
 func CleanError(s string) string {
-	if len(s) > MaxErrorBytes {
-		s = s[:MaxErrorBytes] + " ... (cut)"
+	s = CleanText(s)
+	if len(s) <= MaxErrorBytes {
+		return s
 	}
-	return CleanText(s)
+	end := MaxErrorBytes - len(cutMark)
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + cutMark
 }

@@ -127,7 +127,8 @@ type RateLimitError struct {
 }
 
 func (e *RateLimitError) Error() string {
-	return fmt.Sprintf("rate limit exceeded; try again in %s", e.RetryAfter.Round(time.Millisecond))
+	// Rounded up, for earlier is too early.
+	return fmt.Sprintf("rate limit exceeded; try again in %s", (e.RetryAfter + time.Millisecond - 1).Truncate(time.Millisecond))
 }
 
 // SchemaVersionError is an installed schema that is not this binary's. It is ErrSchemaVersion.

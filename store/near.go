@@ -14,9 +14,13 @@ func NearNames(name string, names []string) []string {
 		dist int
 	}
 	var found []near
+	lower := strings.ToLower(name)
 	for _, n := range names {
-		d := distance(strings.ToLower(name), strings.ToLower(n))
-		if d <= max(2, len(name)/3) || (len(name) > 2 && strings.HasPrefix(n, name)) {
+		d, longer := distance(lower, strings.ToLower(n)), max(len(name), len(n))
+		// A third of the letters may differ, and one always, but not all.
+		alike := d <= max(1, longer/3) && d < longer
+		begins := len(name) > 2 && strings.HasPrefix(strings.ToLower(n), lower)
+		if alike || begins {
 			found = append(found, near{n, d})
 		}
 	}

@@ -1,0 +1,228 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// consumer leases messages of one queue.
+type consumer struct {
+	worker
+	queue    string
+	holdings *holdings
+
+	// turn is held by the Dequeue under way. It guards what follows.
+	turn  sync.Mutex
+	claim int64 // the last claim number used
+	scan  scan
+}
+
+var _ store.Consumer = (*consumer)(nil)
+
+// Consumer registers a consumer of the queue.
+func (s *Store) Consumer(ctx context.Context, queue string, opts store.WorkerOptions) (store.Consumer, error) {
+	op := fmt.Sprintf("register a consumer of queue %q", queue)
+	w, err := s.register(ctx, op, store.KindConsumer, queue, opts)
+	if err != nil {
+		return nil, err
+	}
+	c := &consumer{worker: w, queue: queue, holdings: newHoldings()}
+	s.holding.Store(w.id, c.holdings)
+	return c, nil
+}
+
+func (c *consumer) Queue() string { return c.queue }
+
+func (c *consumer) Close(ctx context.Context) error {
+	c.s.holding.Delete(c.id)
+	return c.worker.Close(ctx)
+}
+
+// scan remembers how far the consumer has claimed, so that a claim need not
+// pass over what is claimed or dead already. It is a hint: a message may commit
+// late and below the mark, or come back. So the queue is scanned from its start
+// again while that is cheap, else at intervals, and before a claim comes back
+// short. More urgent messages than the mark's are always looked for.
+type scan struct {
+	marked   bool
+	priority int16
+	id       int64
+	// last is when the last scan from the start was made, took what it took the
+	// database, rows how many messages it returned.
+	last time.Time
+	took time.Duration
+	rows int
+	// slow counts the scans from the start that were slow, one after another.
+	slow int
+}
+
+const (
+	// rescanGap and rescanShare bound the cost of scanning from the start: once
+	// in rescanGap, and at most one rescanShare-th of the time.
+	rescanGap   = 250 * time.Millisecond
+	rescanShare = 20
+	// A scan is cheap if it took no longer than its messages account for.
+	scanTime, messageTime = 300 * time.Microsecond, 3 * time.Microsecond
+	// slowScan is one that passed over many dead rows, which an old snapshot
+	// keeps from being cleaned away. After slowScans of them in a row, a short
+	// claim is no longer followed by another one at once.
+	slowScan  = 10 * time.Millisecond
+	slowScans = 4
+)
+
+// full reports whether to scan from the start.
+func (s *scan) full() bool {
+	cheap := s.took <= scanTime+time.Duration(s.rows)*messageTime
+	return !s.marked || cheap || time.Since(s.last) >= max(rescanGap, rescanShare*s.took)
+}
+
+// again reports whether a short result from the mark is to be filled up by a
+// scan from the start.
+func (s *scan) again() bool {
+	return s.slow < slowScans || time.Since(s.last) >= rescanShare/4*s.took
+}
+
+func (s *scan) note(full bool, took time.Duration, got []store.LeasedMessage) {
+	if full {
+		s.last, s.took, s.rows = time.Now(), took, len(got)
+		if s.slow++; took < slowScan {
+			s.slow = 0
+		}
+	}
+	if len(got) == 0 {
+		return
+	}
+	end := got[len(got)-1]
+	p := int16(end.Priority) //nolint:gosec // came from an int16
+	if full || p > s.priority || (p == s.priority && end.ID > s.id) {
+		s.marked, s.priority, s.id = true, p, end.ID
+	}
+}
+
+// holdings is what a consumer has leased and not yet settled, by claim. It says
+// when a claim has nothing left, so that its row can go with the settle of its
+// last message. Safe for concurrent use.
+type holdings struct {
+	// returned says that messages became ready again, below the scan's mark.
+	returned atomic.Bool
+
+	mu     sync.Mutex
+	claims map[int64]map[int64]struct{}
+	// drained are claims that hold nothing but may have a row: those whose last
+	// messages were settled by concurrent calls, none of which knew that it was
+	// the last, and those whose answer was lost. The next call drops them.
+	drained []int64
+}
+
+func newHoldings() *holdings {
+	return &holdings{claims: map[int64]map[int64]struct{}{}}
+}
+
+func (h *holdings) add(claim int64, got []store.LeasedMessage) {
+	ids := make(map[int64]struct{}, len(got))
+	for i := range got {
+		ids[got[i].ID] = struct{}{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claims[claim] = ids
+}
+
+// lost notes a claim that may have a row although its answer was lost.
+func (h *holdings) lost(claim int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.drained = append(h.drained, claim)
+}
+
+// lowest is the lowest claim that may still have a row; next if none has.
+func (h *holdings) lowest(next int64) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for claim := range h.claims {
+		next = min(next, claim)
+	}
+	for _, claim := range h.drained {
+		next = min(next, claim)
+	}
+	return next
+}
+
+// emptied returns the claims that have nothing left once these leases are
+// settled, and those that had nothing left before.
+func (h *holdings) emptied(leases []store.Lease) []int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	left := map[int64]int{}
+	for _, l := range leases {
+		ids, known := h.claims[l.Claim]
+		if !known {
+			continue
+		}
+		if _, holds := ids[l.ID]; !holds {
+			continue
+		}
+		if _, seen := left[l.Claim]; !seen {
+			left[l.Claim] = len(ids)
+		}
+		left[l.Claim]--
+	}
+	out := append([]int64(nil), h.drained...)
+	for claim, n := range left {
+		if n == 0 {
+			out = append(out, claim)
+		}
+	}
+	return out
+}
+
+// settled forgets leases after the settle that dropped these claims.
+func (h *holdings) settled(leases []store.Lease, dropped []int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, claim := range dropped {
+		delete(h.claims, claim)
+	}
+	h.drained = without(h.drained, dropped)
+	for _, l := range leases {
+		ids, known := h.claims[l.Claim]
+		if !known {
+			continue
+		}
+		delete(ids, l.ID)
+		if len(ids) == 0 {
+			delete(h.claims, l.Claim)
+			h.drained = append(h.drained, l.Claim)
+		}
+	}
+}
+
+// forget forgets everything, after all claims were dropped.
+func (h *holdings) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.claims)
+	h.drained = nil
+}
+
+func without(list, remove []int64) []int64 {
+	if len(list) == 0 {
+		return list
+	}
+	gone := make(map[int64]struct{}, len(remove))
+	for _, v := range remove {
+		gone[v] = struct{}{}
+	}
+	kept := list[:0]
+	for _, v := range list {
+		if _, ok := gone[v]; !ok {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}

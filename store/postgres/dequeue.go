@@ -1,0 +1,256 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	// planHints pins the plans of the hot statements, for this transaction. The
+	// tables' sizes change faster than their statistics: a plan made while a
+	// table was empty would scan all of it when it is full.
+	planHints = `set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
+    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+    set_config('enable_mergejoin', 'off', true)`
+	// planNested is for statements that look rows up in large tables, planHashed
+	// for those that match arrays with arrays.
+	planNested = planHints + `, set_config('enable_hashjoin', 'off', true)`
+	planHashed = planHints + `, set_config('enable_nestloop', 'off', true)`
+
+	// sqlClaimTurn takes the queue's claim lock, in a statement of its own. The
+	// claim is not flushed: losing it makes the messages ready again.
+	sqlClaimTurn = `
+select pg_advisory_xact_lock($1, $2), set_config('synchronous_commit', 'off', true), ` + planNested
+
+	// sqlClaim leases the next messages that stand in no claim. Its last row is
+	// not a message but the gate: state is the worker's, attempts the queue's
+	// limit, id whether leases have run out (then it claims nothing unless
+	// $9), enqueued_at the time of the claim, and from began_at to ready_at is
+	// how long it took.
+	//
+	// live finds the queue's claims by its workers, each from the number $11
+	// on: those below are known to be gone, and dead rows of them pile up
+	// while an old snapshot is open.
+	sqlClaim = `
+with live as materialized (
+    select c.ids, c.expires_at
+    from {{schema}}.workers w
+    left join unnest($10::bigint[], $11::bigint[]) as b(worker_id, claim) on b.worker_id = w.id
+    cross join lateral (
+        select c.ids, c.expires_at from {{schema}}.claims c
+        where c.worker_id = w.id and c.claim >= coalesce(b.claim, 0)
+    ) c
+    where w.queue_id = $2 and w.state <> 'stopped'
+),
+gate as materialized (
+    select g.*, g.state = 'ready' and g.max_attempts is not null and ($9::boolean or not g.ran_out) as open
+    from (
+        select {{now}} as now,
+            (select w.state from {{schema}}.workers w where w.id = $3) as state,
+            (select q.max_attempts from {{schema}}.queues q where q.id = $2) as max_attempts,
+            exists (select from live where live.expires_at <= {{now}}) as ran_out
+        offset 0 -- evaluates each of them once
+    ) g
+),
+pick as materialized (
+    select * from (
+        (select m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
+        from {{schema}}.messages m
+        where (select open from gate) and m.queue_id = $2 and m.priority < $7::smallint
+            and m.id not in (select unnest(live.ids) from live)
+        order by m.priority, m.id limit $5)
+        union all
+        (select m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
+        from {{schema}}.messages m
+        where (select open from gate) and m.queue_id = $2 and (m.priority, m.id) > ($7::smallint, $8::bigint)
+            and m.id not in (select unnest(live.ids) from live)
+        order by m.priority, m.id limit $5)
+    ) m limit $5
+),
+claimed as (
+    insert into {{schema}}.claims (worker_id, claim, queue_id, ids, leased_at, expires_at)
+    select $3, $4, $2, array_agg(p.id), {{now}}, {{now}} + $6 * interval '1 microsecond'
+    from pick p having count(*) > 0
+)
+select null as state, p.id, p.attempts, p.priority, p.enqueued_at, p.ready_at, p.headers, p.payload, null::timestamptz as began_at
+from pick p
+union all
+select g.state, g.ran_out::int, g.max_attempts, null, g.now, clock_timestamp(), null, null, statement_timestamp() from gate g`
+)
+
+// gate is what a claim found besides messages.
+type gate struct {
+	state       store.WorkerState // "" if the worker's row is gone
+	maxAttempts int               // 0 if the queue is gone
+	ranOut      bool
+	now         time.Time
+	took        time.Duration
+}
+
+// Dequeue leases messages; see store.Consumer.
+func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
+	op := fmt.Sprintf("dequeue from queue %q", c.queue)
+	if limit <= 0 || lease <= 0 {
+		return nil, fmt.Errorf("%s: limit %d and lease %s must be positive: %w", op, limit, lease, store.ErrInvalid)
+	}
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	full := c.holdings.returned.Swap(false) || c.scan.full()
+	got, g, err := c.take(ctx, op, limit, lease, full, false)
+	if err == nil {
+		err = c.open(ctx, op, g)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if g.ranOut {
+		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil {
+			return nil, err
+		}
+		// Those that still have run out are being settled or renewed now.
+		full = true
+		if got, _, err = c.take(ctx, op, limit, lease, full, true); err != nil {
+			return nil, err
+		}
+	}
+	if len(got) < limit && !full && c.scan.again() {
+		more, _, err := c.take(ctx, op, limit-len(got), lease, true, true)
+		if err != nil && len(got) == 0 {
+			return nil, err
+		}
+		got = append(got, more...)
+		slices.SortFunc(got, func(a, b store.LeasedMessage) int {
+			return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.ID, b.ID))
+		})
+	}
+	return got, nil
+}
+
+// open returns the error for a gate that lets nobody through.
+func (c *consumer) open(ctx context.Context, op string, g gate) error {
+	switch {
+	case g.maxAttempts == 0:
+		return c.s.unknownQueue(ctx, op, c.queue)
+	case g.state == "":
+		return c.s.fail(ctx, op, fmt.Errorf("worker %d: %w", c.id, store.ErrNotFound))
+	case g.state != store.WorkerReady:
+		return c.s.fail(ctx, op, &store.NotReadyError{Worker: c.id, State: g.state})
+	}
+	return nil
+}
+
+// take makes one claim. Its number is used up even if the answer is lost.
+func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Duration, full, ignoreRunOut bool) ([]store.LeasedMessage, gate, error) {
+	c.claim++
+	priority, id := c.scan.priority, c.scan.id
+	if full {
+		priority, id = math.MinInt16, 0
+	}
+	r := claimRows{worker: c.id, claim: c.claim, got: []store.LeasedMessage{}}
+	b := c.s.batch()
+	b.add(sqlClaimTurn, c.s.claimLock, c.queueID)
+	drained := c.holdings.emptied(nil)
+	if len(drained) > 0 {
+		b.add(sqlDropClaims, c.id, drained)
+	}
+	b.add(sqlClaim, c.s.now(), c.queueID, c.id, c.claim, limit, micros(lease), priority, id, ignoreRunOut,
+		[]int64{c.id}, []int64{c.holdings.lowest(c.claim)}).Query(r.read)
+	if err := b.send(ctx, op); err != nil {
+		// It may have been committed all the same. Nobody knows what it holds,
+		// so the next call drops it.
+		c.holdings.lost(c.claim)
+		return nil, gate{}, err
+	}
+	c.holdings.settled(nil, drained)
+	if len(r.got) > 0 {
+		c.holdings.add(c.claim, r.got)
+	}
+	c.scan.note(full, r.gate.took, r.got)
+	return r.got, r.gate, nil
+}
+
+// claimRows decodes the rows of sqlClaim.
+type claimRows struct {
+	worker, claim int64
+	gate          gate
+	got           []store.LeasedMessage
+	ready         []time.Time
+}
+
+func (c *claimRows) read(rows pgx.Rows) error {
+	defer rows.Close()
+	for rows.Next() {
+		v := rows.RawValues()
+		if v[8] != nil {
+			if err := c.readGate(rows); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.message(v); err != nil {
+			return err
+		}
+	}
+	for i := range c.got {
+		c.got[i].MaxAttempts = c.gate.maxAttempts
+		c.got[i].Waited = max(c.gate.now.Sub(c.ready[i]), 0)
+	}
+	return rows.Err()
+}
+
+func (c *claimRows) readGate(rows pgx.Rows) error {
+	var state *string
+	var ranOut int64
+	var attempts *int
+	var began, ended time.Time
+	if err := rows.Scan(&state, &ranOut, &attempts, nil, &c.gate.now, &ended, nil, nil, &began); err != nil {
+		return err
+	}
+	c.gate.state = store.WorkerState(orZero(state))
+	c.gate.maxAttempts = orZero(attempts)
+	c.gate.ranOut = ranOut != 0
+	c.gate.took = ended.Sub(began)
+	return nil
+}
+
+// message decodes one row without pgx's reflection: this is once for each job.
+// Numbers and times come in the binary format, JSON as text.
+func (c *claimRows) message(v [][]byte) error {
+	if len(v[1]) != 8 || len(v[2]) != 4 || len(v[3]) != 2 || len(v[4]) != 8 || len(v[5]) != 8 {
+		return fmt.Errorf("a leased message's columns have unexpected lengths %d, %d, %d, %d, %d",
+			len(v[1]), len(v[2]), len(v[3]), len(v[4]), len(v[5]))
+	}
+	be := binary.BigEndian
+	m := store.LeasedMessage{
+		Lease:      store.Lease{Worker: c.worker, Claim: c.claim, ID: int64(be.Uint64(v[1]))}, //nolint:gosec // two's complement
+		Attempt:    int(be.Uint32(v[2])) + 1,
+		Priority:   int(int16(be.Uint16(v[3]))), //nolint:gosec // two's complement
+		EnqueuedAt: pgTime(v[4]),
+		Payload:    slices.Clone(v[7]),
+	}
+	if v[6] != nil {
+		if err := json.Unmarshal(v[6], &m.Headers); err != nil {
+			return fmt.Errorf("decode the headers of message %d: %w", m.ID, err)
+		}
+	}
+	c.got = append(c.got, m)
+	c.ready = append(c.ready, pgTime(v[5]))
+	return nil
+}
+
+// pgEpoch is 2000-01-01, from which PostgreSQL counts microseconds.
+var pgEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+
+func pgTime(v []byte) time.Time {
+	return time.UnixMicro(pgEpoch + int64(binary.BigEndian.Uint64(v))) //nolint:gosec // two's complement
+}

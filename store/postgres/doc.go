@@ -1,0 +1,32 @@
+// Package postgres keeps the store in PostgreSQL 15 or later, for daemons on
+// many machines at once.
+//
+// # Layout
+//
+// A message row is written once and deleted once. Ready and leased messages
+// stand in the table messages, those that wait for a time in delayed, finished
+// ones in archive. A lease is one row of claims for the whole batch, so that
+// claiming 500 messages writes one row, and renewing them updates one.
+//
+// # Locks
+//
+// Who may take what is decided under two advisory locks for each queue, held to
+// the end of a transaction. Taking the claim lock is always a statement of its
+// own: the next statement's snapshot is then younger than the lock and sees all
+// that the former holder did.
+//
+//   - The claim lock is held by whoever claims messages, or takes or moves
+//     messages that must not be leased: Dequeue, giving back, cancelling,
+//     deleting, shutting a consumer down.
+//   - The enqueue lock is shared by whoever stores messages on the queue, and
+//     held alone by whoever deletes it.
+//
+// Locks are taken in this order, each kind by ascending number: enqueue locks,
+// claim locks, rows of claims, rows of messages. Settling locks rows of claims
+// and never a claim lock, so it waits for no other consumer.
+//
+// # Time
+//
+// Each statement that uses time takes the injected clock's as its first
+// parameter; null is the database's own.
+package postgres

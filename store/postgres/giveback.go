@@ -1,0 +1,158 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	// sqlTakeRunOut drops the queue's claims that ran out. Those that somebody
+	// is settling or renewing right now are left to him.
+	sqlTakeRunOut = `
+with t as materialized (
+    select c.worker_id, c.claim
+    from {{schema}}.workers w join {{schema}}.claims c on c.worker_id = w.id
+    where w.queue_id = $2 and w.state <> 'stopped' and c.expires_at <= {{now}}
+    order by c.worker_id, c.claim
+    for update of c skip locked
+)
+delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.claim = t.claim
+returning c.worker_id, c.ids, coalesce(c.started, '{}')`
+
+	// sqlTakeWorkers drops all claims of workers.
+	sqlTakeWorkers = `
+with t as materialized (
+    select worker_id, claim from {{schema}}.claims where worker_id = any($1::bigint[])
+    order by worker_id, claim for update
+)
+delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.claim = t.claim
+returning c.worker_id, c.ids, coalesce(c.started, '{}')`
+
+	// sqlFailStarted counts an attempt as failed of the messages $2 that had
+	// been started by the workers $3. Those at their last attempt die.
+	sqlFailStarted = `
+with failed as materialized (
+    select m.id, i.worker_id, m.attempts + 1 as attempts, q.max_attempts,
+        {{schema}}.add_error(m.errors, m.attempts + 1, {{now}}, $4, i.worker_id) as errors
+    from unnest($2::bigint[], $3::bigint[]) as i(id, worker_id)
+    join {{schema}}.messages m on m.id = i.id
+    join {{schema}}.queues q on q.id = m.queue_id
+),
+dead as (
+    delete from {{schema}}.messages m using failed f where m.id = f.id and f.attempts >= f.max_attempts
+    returning m.id, m.enqueued_at, m.queue_id, m.priority, m.headers, m.payload, f.worker_id, f.attempts, f.errors
+),
+archived as (
+    insert into {{schema}}.archive
+        (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload)
+    select d.id, d.enqueued_at, {{now}}, d.worker_id, d.queue_id, 'dead', d.attempts, d.priority, d.headers, d.errors, d.payload
+    from dead d
+),
+kept as (
+    update {{schema}}.messages m set attempts = f.attempts, errors = f.errors
+    from failed f where m.id = f.id and f.attempts < f.max_attempts
+)
+select count(*) from dead`
+
+	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
+)
+
+// Why an attempt failed that nobody settled.
+const (
+	reasonRanOut = "the lease ran out before the attempt was settled"
+	reasonDied   = "the worker died: it sent no heartbeat"
+)
+
+// taken is claims that were dropped.
+type taken struct {
+	ids            []int64
+	started        []int64
+	startedWorkers []int64
+}
+
+func (t *taken) read(r pgx.Rows) error {
+	var worker int64
+	var ids, started []int64
+	_, err := pgx.ForEachRow(r, []any{&worker, &ids, &started}, func() error {
+		t.ids = append(t.ids, ids...)
+		t.started = append(t.started, started...)
+		for range started {
+			t.startedWorkers = append(t.startedWorkers, worker)
+		}
+		return nil
+	})
+	return err
+}
+
+// giveBack gives back the messages of the queue's claims that ran out.
+func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue string) (store.GivenBack, error) {
+	var n store.GivenBack
+	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		now := s.now()
+		var t taken
+		b := s.batch()
+		b.add(sqlClaimLock, s.claimLock, queueID)
+		b.add(sqlTakeRunOut, now, queueID).Query(t.read)
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		var err error
+		n, err = s.failStarted(ctx, tx, now, &t, reasonRanOut)
+		return err
+	})
+	if err != nil {
+		return store.GivenBack{}, err
+	}
+	if n.Ready > 0 {
+		s.notifier.add(queue)
+	}
+	return n, nil
+}
+
+// failStarted counts the attempts that had begun as failed, and all messages
+// that are ready again.
+func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *taken, reason string) (store.GivenBack, error) {
+	var n store.GivenBack
+	if len(t.ids) == 0 {
+		return n, nil
+	}
+	b := s.batch()
+	if len(t.started) > 0 {
+		b.add(sqlFailStarted, now, t.started, t.startedWorkers, reason).
+			QueryRow(func(r pgx.Row) error { return r.Scan(&n.Dead) })
+	}
+	b.add(sqlCountThere, t.ids).QueryRow(func(r pgx.Row) error { return r.Scan(&n.Ready) })
+	return n, b.sendIn(ctx, tx)
+}
+
+// release gives back all that a worker holds, without costing attempts, and
+// returns how many. With remove the worker's row goes too.
+func (s *Store) release(ctx context.Context, op string, id int64, queueID int32, remove bool) (int64, error) {
+	var n int64
+	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		var t taken
+		b := s.batch()
+		if queueID != 0 {
+			b.add(sqlClaimLock, s.claimLock, queueID)
+			b.add(sqlTakeWorkers, []int64{id}).Query(t.read)
+		}
+		if remove {
+			b.add(sqlWorkerDeleteEphemeral, id)
+		}
+		if err := b.sendIn(ctx, tx); err != nil || len(t.ids) == 0 {
+			return err
+		}
+		return tx.QueryRow(ctx, s.sql(sqlCountThere), t.ids).Scan(&n)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 {
+		s.notifier.add("")
+	}
+	return n, nil
+}

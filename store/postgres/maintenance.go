@@ -1,0 +1,209 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	sqlStaleIDs = `
+select id, coalesce(queue_id, 0) from {{schema}}.workers
+where state <> 'stopped' and heartbeat_at <= {{now}} - $2 * interval '1 microsecond' order by id`
+
+	sqlSlotIDs = `
+select id, coalesce(queue_id, 0) from {{schema}}.workers where state <> 'stopped' and slot = $1 order by id`
+
+	// sqlReclaim stops those of the workers $2 that are still without a
+	// heartbeat for $3; null asks nothing of their heartbeats.
+	sqlReclaim = `
+update {{schema}}.workers set state = 'stopped', stopped_at = {{now}}, reclaimed = true
+where id = any($2::bigint[]) and state <> 'stopped'
+    and ($3::bigint is null or heartbeat_at <= {{now}} - $3 * interval '1 microsecond')
+returning id`
+
+	sqlRunOutQueues = `
+select q.id, q.name from {{schema}}.queues q where q.id in (select c.queue_id from {{schema}}.claims c where c.expires_at <= {{now}})
+order by q.id`
+
+	// sqlPromote makes due messages ready. Two of it share the work.
+	sqlPromote = `
+with due as (
+    delete from {{schema}}.delayed d where d.id in (
+        select id from {{schema}}.delayed where due_at <= {{now}} order by due_at limit $2 for update skip locked)
+    returning d.id, d.enqueued_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
+),
+ready as (
+    insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
+    select id, enqueued_at, {{now}}, queue_id, attempts, priority, headers, errors, payload from due
+    returning queue_id
+)
+select count(*), coalesce(array_agg(distinct q.name), '{}')
+from ready r join {{schema}}.queues q on q.id = r.queue_id`
+
+	sqlNextDue = `
+select case when min(due_at) is null then -1
+    else greatest(0, ceil(extract(epoch from min(due_at) - {{now}}) * 1000000))::bigint end from {{schema}}.delayed`
+
+	sqlRetentions = `select id, retention_us from {{schema}}.queues where retention_us is not null order by id`
+
+	// sqlLead makes worker $2 the leader unless another one's time has not run out.
+	sqlLead = `
+insert into {{schema}}.leader as l (id, worker_id, expires_at) values (1, $2, {{now}} + $3 * interval '1 microsecond')
+on conflict (id) do update set worker_id = excluded.worker_id, expires_at = excluded.expires_at
+    where l.worker_id = excluded.worker_id or l.expires_at <= {{now}}
+        or not exists (select from {{schema}}.workers w where w.id = l.worker_id and w.state <> 'stopped')`
+)
+
+// Reclaim declares workers without a heartbeat stopped.
+func (a *admin) Reclaim(ctx context.Context, maxAge time.Duration) (store.GivenBack, error) {
+	us := micros(maxAge)
+	return a.reclaim(ctx, "reclaim dead workers", sqlStaleIDs, []any{a.s.now(), us}, &us)
+}
+
+// ReclaimSlot does so for the workers of a slot.
+func (a *admin) ReclaimSlot(ctx context.Context, slot string) (store.GivenBack, error) {
+	if slot == "" {
+		return store.GivenBack{}, fmt.Errorf("reclaim slot: the slot is empty, which is nobody's: %w", store.ErrInvalid)
+	}
+	return a.reclaim(ctx, "reclaim slot "+slot, sqlSlotIDs, []any{slot}, nil)
+}
+
+func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge *int64) (store.GivenBack, error) {
+	var total store.GivenBack
+	byQueue := map[int32][]int64{}
+	type found struct {
+		ID    int64
+		Queue int32
+	}
+	dead, err := rows(ctx, a.s, op, text, args, pgx.RowToStructByPos[found])
+	if err != nil {
+		return total, err
+	}
+	for _, d := range dead {
+		if d.ID != a.id {
+			byQueue[d.Queue] = append(byQueue[d.Queue], d.ID)
+		}
+	}
+	for queueID, ids := range byQueue {
+		n, err := a.s.reclaimOf(ctx, op, queueID, ids, maxAge)
+		if err != nil {
+			return total, err
+		}
+		total.Workers += n.Workers
+		total.Ready += n.Ready
+		total.Dead += n.Dead
+	}
+	if total.Workers > 0 {
+		a.s.notifier.add("")
+	}
+	return total, nil
+}
+
+// reclaimOf reclaims workers of one queue; 0 is those that have none.
+func (s *Store) reclaimOf(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
+	var n store.GivenBack
+	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		now := s.now()
+		var stopped []int64
+		b := s.batch()
+		if queueID != 0 {
+			b.add(sqlClaimLock, s.claimLock, queueID)
+		}
+		b.add(sqlReclaim, now, ids, maxAge).Query(func(r pgx.Rows) (err error) {
+			stopped, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+		if err := b.sendIn(ctx, tx); err != nil || len(stopped) == 0 {
+			return err
+		}
+		var t taken
+		b = s.batch()
+		b.add(sqlTakeWorkers, stopped).Query(t.read)
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		var err error
+		n, err = s.failStarted(ctx, tx, now, &t, reasonDied)
+		n.Workers = int64(len(stopped))
+		return err
+	})
+	return n, err
+}
+
+// GiveBack gives back the messages of leases that ran out, on every queue.
+func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
+	const op = "give back leases that ran out"
+	var total store.GivenBack
+	type queue struct {
+		ID   int32
+		Name string
+	}
+	queues, err := rows(ctx, a.s, op, sqlRunOutQueues, []any{a.s.now()}, pgx.RowToStructByPos[queue])
+	if err != nil {
+		return total, err
+	}
+	for _, q := range queues {
+		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
+		if err != nil {
+			return total, err
+		}
+		total.Ready += n.Ready
+		total.Dead += n.Dead
+	}
+	return total, nil
+}
+
+// Promote makes delayed messages that are due ready.
+func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, error) {
+	const op = "make delayed messages ready"
+	var moved, next int64
+	var queues []string
+	b := a.s.batch()
+	b.add(sqlPromote, a.s.now(), limit).QueryRow(func(r pgx.Row) error { return r.Scan(&moved, &queues) })
+	b.add(sqlNextDue, a.s.now()).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
+	if err := b.send(ctx, op); err != nil {
+		return 0, 0, err
+	}
+	a.s.notifier.add(queues...)
+	if next < 0 {
+		return moved, -1, nil
+	}
+	return moved, duration(next), nil
+}
+
+// PurgeExpired removes archived messages that are past their retention. Dead
+// letters stay.
+func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
+	const op = "purge expired messages"
+	type retention struct {
+		Queue int64
+		Us    int64
+	}
+	queues, err := rows(ctx, a.s, op, sqlRetentions, nil, pgx.RowToStructByPos[retention])
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for _, q := range queues {
+		if total >= int64(limit) {
+			break
+		}
+		n, err := a.s.purge(ctx, op, q.Queue, duration(q.Us), []store.State{store.Done, store.Cancelled}, limit-int(total))
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// Lead makes this worker the leader.
+func (a *admin) Lead(ctx context.Context, ttl time.Duration) (bool, error) {
+	n, err := a.s.exec(ctx, "lead", sqlLead, a.s.now(), a.id, micros(ttl))
+	return n > 0, err
+}

@@ -1,0 +1,244 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	queueColumns = `q.id, q.name, q.kind, q.max_attempts, q.retention_us, q.created_at`
+
+	sqlQueueInsert = `
+insert into {{schema}}.queues as q (name, kind, max_attempts, retention_us, created_at)
+values ($2, $3, $4, $5, {{now}})
+on conflict (name) do nothing
+returning ` + queueColumns
+
+	sqlQueueEnsure = `
+insert into {{schema}}.queues as q (name, kind, max_attempts, retention_us, created_at)
+values ($2, $3, $4, $5, {{now}})
+on conflict (name) do update set kind = excluded.kind, max_attempts = excluded.max_attempts, retention_us = excluded.retention_us
+returning ` + queueColumns
+
+	sqlQueueGet   = `select ` + queueColumns + ` from {{schema}}.queues q where q.name = $1`
+	sqlQueueList  = `select ` + queueColumns + ` from {{schema}}.queues q where q.id > $1 order by q.id limit $2`
+	sqlQueueCount = `select count(*) from {{schema}}.queues`
+	sqlQueueNames = `select name from {{schema}}.queues`
+
+	// sqlEnqueueLockAlone waits for those who store messages on the queue, and
+	// keeps new ones out.
+	sqlEnqueueLockAlone = `select pg_advisory_xact_lock($1, $2)`
+	sqlClaimLock        = `select pg_advisory_xact_lock($1, $2)`
+
+	// sqlQueueClaims waits for settles under way.
+	sqlQueueClaims = `select worker_id from {{schema}}.claims where queue_id = $1 order by worker_id, claim for update`
+	sqlQueueHolds  = `
+select (select count(*) from {{schema}}.messages m where m.queue_id = $1),
+    (select count(*) from {{schema}}.delayed d where d.queue_id = $1),
+    (select count(*) from {{schema}}.archive a where a.queue_id = $1),
+    (select count(*) from {{schema}}.workers w where w.queue_id = $1 and w.state <> 'stopped'),
+    (select count(*) from {{schema}}.messages m where m.queue_id = $1 and m.id in
+        (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1))`
+
+	// Delayed messages go first: one that is just becoming ready is then seen
+	// by the next statement.
+	sqlQueueDropDelayed  = `delete from {{schema}}.delayed where queue_id = $1`
+	sqlQueueDropMessages = `delete from {{schema}}.messages where queue_id = $1`
+	sqlQueueDropClaims   = `delete from {{schema}}.claims where queue_id = $1`
+	sqlQueueDropSteps    = `
+delete from {{schema}}.steps s using {{schema}}.archive a where a.queue_id = $1 and s.run_id = a.id`
+	sqlQueueDropMessageSteps = `
+delete from {{schema}}.steps s where s.run_id in (
+    select id from {{schema}}.messages where queue_id = $1
+    union all select id from {{schema}}.delayed where queue_id = $1)`
+	sqlQueueDropRuns    = `delete from {{schema}}.runs where queue_id = $1`
+	sqlQueueDropArchive = `delete from {{schema}}.archive where queue_id = $1`
+	// Its consumers have nothing left to consume.
+	sqlQueueStopWorkers = `
+update {{schema}}.workers set state = 'stopped', stopped_at = {{now}} where queue_id = $2 and state <> 'stopped'`
+	sqlQueueDelete = `delete from {{schema}}.queues where id = $1`
+
+	sqlQueuePurgeDelayed = `
+with gone as (delete from {{schema}}.delayed where queue_id = $1 returning id),
+steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
+runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
+select count(*) from gone`
+	sqlQueuePurgeMessages = `
+with gone as (
+    delete from {{schema}}.messages where queue_id = $1 and id not in
+        (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
+    returning id),
+steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
+runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
+select count(*) from gone`
+)
+
+type queues struct{ s *Store }
+
+// Queues is the table of queues.
+func (s *Store) Queues() store.Queues { return queues{s} }
+
+func (t queues) Insert(ctx context.Context, name string, policy store.QueuePolicy) (store.Queue, error) {
+	op := fmt.Sprintf("create queue %q", name)
+	q, err := t.write(ctx, op, sqlQueueInsert, name, policy)
+	if errors.Is(err, store.ErrNotFound) { // no row: the name was taken
+		return store.Queue{}, fmt.Errorf("%s: %w", op, store.ErrExists)
+	}
+	return q, err
+}
+
+func (t queues) Ensure(ctx context.Context, name string, policy store.QueuePolicy) (store.Queue, error) {
+	return t.write(ctx, fmt.Sprintf("ensure queue %q", name), sqlQueueEnsure, name, policy)
+}
+
+func (t queues) write(ctx context.Context, op, text, name string, policy store.QueuePolicy) (store.Queue, error) {
+	if err := errors.Join(store.ValidateQueueName(name), store.ValidatePolicy(policy)); err != nil {
+		return store.Queue{}, fmt.Errorf("%s: %w", op, err)
+	}
+	policy = policy.WithDefaults()
+	var retention *int64
+	if policy.Retention >= 0 {
+		us := micros(policy.Retention)
+		retention = &us
+	}
+	q, err := rows(ctx, t.s, op, text, []any{t.s.now(), name, policy.Kind, policy.MaxAttempts, retention}, scanQueue)
+	if err != nil {
+		return store.Queue{}, err
+	}
+	if len(q) == 0 {
+		return store.Queue{}, store.ErrNotFound
+	}
+	return q[0], nil
+}
+
+func scanQueue(row pgx.CollectableRow) (store.Queue, error) {
+	var q store.Queue
+	var retention *int64
+	err := row.Scan(&q.ID, &q.Name, &q.Kind, &q.MaxAttempts, &retention, &q.CreatedAt)
+	q.Retention = -1
+	if retention != nil {
+		q.Retention = time.Duration(*retention) * time.Microsecond
+	}
+	return q, err
+}
+
+func (t queues) Get(ctx context.Context, name string) (store.Queue, error) {
+	op := fmt.Sprintf("get queue %q", name)
+	q, err := rows(ctx, t.s, op, sqlQueueGet, []any{name}, scanQueue)
+	if err != nil {
+		return store.Queue{}, err
+	}
+	if len(q) == 0 {
+		return store.Queue{}, t.s.unknownQueue(ctx, op, name)
+	}
+	return q[0], nil
+}
+
+// unknownQueue is the error for a queue that is missing, with near names.
+func (s *Store) unknownQueue(ctx context.Context, op, name string) error {
+	names, err := rows(ctx, s, op, sqlQueueNames, nil, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	return s.fail(ctx, op, &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, names)})
+}
+
+func (t queues) List(ctx context.Context, page store.Page) ([]store.Queue, error) {
+	return rows(ctx, t.s, "list queues", sqlQueueList, []any{page.After, page.LimitOrDefault()}, scanQueue)
+}
+
+func (t queues) Count(ctx context.Context) (int64, error) {
+	var n int64
+	err := t.s.row(ctx, "count queues", sqlQueueCount, nil, &n)
+	return n, err
+}
+
+func (t queues) Delete(ctx context.Context, name string, force bool) error {
+	op := fmt.Sprintf("delete queue %q", name)
+	q, err := t.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = t.s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+		if err := t.s.lockQueueAlone(ctx, tx, q); err != nil {
+			return err
+		}
+		if err := t.deletable(ctx, tx, q, force); err != nil {
+			return err
+		}
+		b := t.s.batch()
+		b.add(sqlQueueDropSteps, q.ID)
+		b.add(sqlQueueDropMessageSteps, q.ID)
+		b.add(sqlQueueDropRuns, q.ID)
+		b.add(sqlQueueDropDelayed, q.ID)
+		b.add(sqlQueueDropMessages, q.ID)
+		b.add(sqlQueueDropClaims, q.ID)
+		b.add(sqlQueueDropArchive, q.ID)
+		b.add(sqlQueueStopWorkers, t.s.now(), q.ID)
+		b.add(sqlQueueDelete, q.ID)
+		return b.sendIn(ctx, tx)
+	})
+	if err == nil {
+		t.s.notifier.add("")
+	}
+	return err
+}
+
+// lockQueueAlone keeps everyone else from the queue: those who enqueue, those
+// who claim, and those who settle.
+func (s *Store) lockQueueAlone(ctx context.Context, tx pgx.Tx, q store.Queue) error {
+	b := s.batch()
+	b.add(sqlEnqueueLockAlone, s.enqueueLock, enqueueKey(q.Name))
+	b.add(sqlClaimLock, s.claimLock, q.ID)
+	b.add(sqlQueueClaims, q.ID)
+	return b.sendIn(ctx, tx)
+}
+
+func (t queues) deletable(ctx context.Context, tx pgx.Tx, q store.Queue, force bool) error {
+	var messages, delayed, archived, consumers, leased int64
+	if err := tx.QueryRow(ctx, t.s.sql(sqlQueueHolds), q.ID).Scan(&messages, &delayed, &archived, &consumers, &leased); err != nil {
+		return err
+	}
+	if leased > 0 {
+		return fmt.Errorf("it has %d messages %w; suspend its consumers and wait, or release them", leased, store.ErrLeased)
+	}
+	if force || messages+delayed+archived+consumers == 0 {
+		return nil
+	}
+	var holds []string
+	for _, h := range []struct {
+		n    int64
+		what string
+	}{{messages, "ready messages"}, {delayed, "delayed messages"}, {archived, "archived messages"}, {consumers, "live consumers"}} {
+		if h.n > 0 {
+			holds = append(holds, fmt.Sprintf("%d %s", h.n, h.what))
+		}
+	}
+	return fmt.Errorf("it is %w: it has %s", store.ErrNotEmpty, strings.Join(holds, ", "))
+}
+
+func (t queues) Purge(ctx context.Context, name string) (int64, error) {
+	op := fmt.Sprintf("purge queue %q", name)
+	q, err := t.Get(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	var delayed, ready int64
+	b := t.s.batch()
+	b.add(sqlClaimLock, t.s.claimLock, q.ID)
+	b.add(sqlQueuePurgeDelayed, q.ID).QueryRow(func(r pgx.Row) error { return r.Scan(&delayed) })
+	b.add(sqlQueuePurgeMessages, q.ID).QueryRow(func(r pgx.Row) error { return r.Scan(&ready) })
+	if err := b.send(ctx, op); err != nil {
+		return 0, err
+	}
+	return delayed + ready, nil
+}
+
+func enqueueKey(queue string) int32 { return int32(hash32(queue)) } //nolint:gosec // any 32 bits

@@ -1,0 +1,193 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	sqlSettlePlan = `select ` + planHashed
+
+	// sqlLockClaims waits for others who write these claims. The next
+	// statement's snapshot then sees what they did.
+	sqlLockClaims = `
+select claim from {{schema}}.claims where worker_id = $1 and claim = any($2::bigint[]) order by claim for update`
+
+	// sqlSettleDone archives those of the items ($3, $4) as done, with their
+	// outputs $6, whose claim is there and holds them; $5 is the distinct
+	// claims. It returns how many, and which if they are not all.
+	sqlSettleDone = `
+with item as materialized (
+    select i.claim, i.id, i.output, i.ord
+    from unnest($3::bigint[], $4::bigint[], $6::text[]) with ordinality as i(claim, id, output, ord)
+),
+claimed as materialized (
+    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $2 and c.claim = any($5::bigint[])
+),
+held as materialized (
+    select i.id, i.ord, i.output from item i join claimed c on c.claim = i.claim and c.id = i.id
+),
+gone as (
+    delete from {{schema}}.messages m where m.id = any(array(select id from held))
+    returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
+),
+archived as (
+    insert into {{schema}}.archive
+        (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload, output)
+    select g.id, g.enqueued_at, {{now}}, $2, g.queue_id, 'done', g.attempts, g.priority, g.headers, g.errors, g.payload,
+        nullif(h.output, '')::json
+    from gone g join held h on h.id = g.id
+)
+select count(*), case when count(*) < cardinality($4::bigint[])
+    then (select array_agg(h.ord) from held h where h.id in (select id from gone)) end
+from gone`
+
+	sqlDropClaims = `delete from {{schema}}.claims where worker_id = $1 and claim = any($2::bigint[])`
+)
+
+// Settle records outcomes; see store.Consumer.
+func (c *consumer) Settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
+	return c.s.settle(ctx, fmt.Sprintf("settle %d messages of queue %q", len(outcomes), c.queue), c.id, c.holdings, outcomes)
+}
+
+// settle records outcomes of one worker's leases. holdings may be nil: then
+// claims that have nothing left are found by asking.
+func (s *Store) settle(ctx context.Context, op string, worker int64, h *holdings, outcomes []store.Outcome) ([]store.Settled, error) {
+	t := newSettlement(worker, h, outcomes)
+	if len(t.items) == 0 {
+		return t.results, nil
+	}
+	var err error
+	if t.plain {
+		err = s.settleDone(ctx, op, t)
+	} else {
+		err = s.settleMixed(ctx, op, t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.results, nil
+}
+
+// settlement is one call of Settle.
+type settlement struct {
+	worker   int64
+	holdings *holdings
+	outcomes []store.Outcome
+	results  []store.Settled
+	// items are the positions of the outcomes that are worth trying, claims
+	// their distinct claims in order.
+	items  []int
+	claims []int64
+	// plain says that all items are done, and bring nothing with them.
+	plain bool
+}
+
+// newSettlement answers what needs no database: what is badly formed, another
+// worker's, or there twice.
+func newSettlement(worker int64, h *holdings, outcomes []store.Outcome) *settlement {
+	t := &settlement{
+		worker: worker, holdings: h, outcomes: outcomes,
+		results: make([]store.Settled, len(outcomes)),
+		items:   make([]int, 0, len(outcomes)),
+		plain:   true,
+	}
+	seen := make(map[store.Lease]struct{}, len(outcomes))
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.Worker != worker {
+			t.results[i].Err = store.ErrLeaseLost
+			continue
+		}
+		if err := store.ValidateOutcome(*o); err != nil {
+			t.results[i].Err = err
+			continue
+		}
+		if _, again := seen[o.Lease]; again {
+			t.results[i].Err = store.ErrLeaseLost
+			continue
+		}
+		seen[o.Lease] = struct{}{}
+		t.items = append(t.items, i)
+		t.claims = append(t.claims, o.Claim)
+		if o.Kind != store.OutcomeDone || len(o.Enqueue) > 0 || len(o.Steps) > 0 {
+			t.plain = false
+		}
+	}
+	slices.Sort(t.claims)
+	t.claims = slices.Compact(t.claims)
+	return t
+}
+
+// leases are the leases of these items.
+func (t *settlement) leases(items []int) []store.Lease {
+	out := make([]store.Lease, len(items))
+	for k, i := range items {
+		out[k] = t.outcomes[i].Lease
+	}
+	return out
+}
+
+// settleDone is the usual case in one round trip: everything is done.
+func (s *Store) settleDone(ctx context.Context, op string, t *settlement) error {
+	leases := t.leases(t.items)
+	var empty []int64
+	b := s.batch()
+	b.add(sqlSettlePlan)
+	b.add(sqlLockClaims, t.worker, t.claims)
+	done := t.addDone(b, t.items)
+	if t.holdings != nil {
+		if empty = t.holdings.emptied(leases); len(empty) > 0 {
+			b.add(sqlDropClaims, t.worker, empty)
+		}
+	} else {
+		b.add(sqlDropEmptyClaims, t.worker, t.claims)
+	}
+	if err := b.send(ctx, op); err != nil {
+		return err
+	}
+	done.record(t)
+	if t.holdings != nil {
+		t.holdings.settled(leases, empty)
+	}
+	return nil
+}
+
+// doneItems is one use of sqlSettleDone.
+type doneItems struct {
+	items   []int
+	count   int
+	settled []int64 // their positions in items from 1; null if all were
+}
+
+func (t *settlement) addDone(b *batch, items []int) *doneItems {
+	claims, ids, outputs := make([]int64, len(items)), make([]int64, len(items)), make([]string, len(items))
+	for k, i := range items {
+		o := &t.outcomes[i]
+		claims[k], ids[k], outputs[k] = o.Claim, o.ID, string(o.Output)
+	}
+	d := &doneItems{items: items}
+	b.add(sqlSettleDone, b.s.now(), t.worker, claims, ids, t.claims, outputs).
+		QueryRow(func(r pgx.Row) error { return r.Scan(&d.count, &d.settled) })
+	return d
+}
+
+func (d *doneItems) record(t *settlement) {
+	if d.count == len(d.items) {
+		for _, i := range d.items {
+			t.results[i].State = store.Done
+		}
+		return
+	}
+	for _, i := range d.items {
+		t.results[i].Err = store.ErrLeaseLost
+	}
+	for _, ord := range d.settled {
+		t.results[d.items[ord-1]] = store.Settled{State: store.Done}
+	}
+}

@@ -1,0 +1,339 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	sqlBegin  = `begin`
+	sqlCommit = `commit`
+
+	// sqlHeld says which items are held, and what is needed to decide about them.
+	sqlHeld = `
+with item as materialized (
+    select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
+),
+claimed as materialized (
+    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($4::bigint[])
+),
+held as materialized (
+    select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
+),
+message as (
+    select m.id, m.attempts, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held))
+)
+select h.ord, m.attempts, q.max_attempts, q.name
+from held h join message m on m.id = h.id join {{schema}}.queues q on q.id = m.queue_id`
+
+	// sqlSettleDead archives held messages $3 as dead, with their errors $4.
+	sqlSettleDead = `
+with item as materialized (select i.id, i.error from unnest($3::bigint[], $4::text[]) as i(id, error)),
+gone as (
+    delete from {{schema}}.messages m where m.id = any($3::bigint[])
+    returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
+)
+insert into {{schema}}.archive
+    (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload)
+select g.id, g.enqueued_at, {{now}}, $2, g.queue_id, 'dead', g.attempts + 1, g.priority, g.headers,
+    {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2), g.payload
+from gone g join item i on i.id = g.id`
+
+	// sqlSettleWait moves held messages $3 to those that wait, for $4. Those
+	// with an error $5, which may be empty but not null, have failed.
+	sqlSettleWait = `
+with item as materialized (
+    select i.id, i.delay_us, i.error from unnest($3::bigint[], $4::bigint[], $5::text[]) as i(id, delay_us, error)
+),
+gone as (
+    delete from {{schema}}.messages m where m.id = any($3::bigint[])
+    returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
+)
+insert into {{schema}}.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload)
+select g.id, g.enqueued_at, {{now}} + i.delay_us * interval '1 microsecond', g.queue_id,
+    g.attempts + (i.error is not null)::int, g.priority, g.headers,
+    case when i.error is null then g.errors
+        else {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2) end, g.payload
+from gone g join item i on i.id = g.id`
+
+	// sqlSettleAgain makes held messages $3 that have failed ready at once.
+	sqlSettleAgain = `
+update {{schema}}.messages m set attempts = m.attempts + 1, ready_at = {{now}},
+    errors = {{schema}}.add_error(m.errors, m.attempts + 1, {{now}}, i.error, $2)
+from unnest($3::bigint[], $4::text[]) as i(id, error) where m.id = i.id`
+
+	sqlSettleDelete = `
+with gone as (delete from {{schema}}.messages m where m.id = any($1::bigint[])),
+steps as (delete from {{schema}}.steps where run_id = any($1::bigint[]))
+delete from {{schema}}.runs where run_id = any($1::bigint[])`
+
+	// sqlShrinkClaims takes messages that may come back out of their claims, so
+	// that an old lease does not hold them again.
+	sqlShrinkClaims = `
+update {{schema}}.claims c set
+    ids = array(select i from unnest(c.ids) i where i <> all($3::bigint[])),
+    started = array(select i from unnest(c.started) i where i <> all($3::bigint[]))
+where c.worker_id = $1 and c.claim = any($2::bigint[])`
+
+	// sqlDropEmptyClaims drops claims none of whose messages are left.
+	sqlDropEmptyClaims = `
+delete from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($2::bigint[])
+    and not exists (select from {{schema}}.messages m where m.id = any(c.ids))`
+)
+
+// mixed sorts a settlement's items by what is to be done with them.
+type mixed struct {
+	*settlement
+	s    *Store
+	left []int // the items whose lease is over
+	back bool  // whether messages are ready again
+
+	done []int
+	dead failures
+	// wait and again are retries and snoozes.
+	wait   waits
+	again  failures
+	remove []int64
+	// gone are the messages that may come back, of the claims goneFrom.
+	gone     []int64
+	goneFrom []int64
+	enqueue  []store.NewMessage
+	steps    stepRows
+	queues   []string // to notify of
+}
+
+type failures struct {
+	ids    []int64
+	errors []string
+}
+
+func (f *failures) add(id int64, text string) {
+	f.ids = append(f.ids, id)
+	f.errors = append(f.errors, store.CleanError(text))
+}
+
+type waits struct {
+	ids    []int64
+	delays []int64
+	errors []*string
+}
+
+func (w *waits) add(id int64, delay int64, text *string) {
+	w.ids = append(w.ids, id)
+	w.delays = append(w.delays, delay)
+	w.errors = append(w.errors, text)
+}
+
+// held is what is known of an item's message.
+type held struct {
+	attempts, maxAttempts int
+	queue                 string
+}
+
+// settleMixed settles outcomes of every kind in one transaction of two round
+// trips: the first locks and looks, the second writes.
+func (s *Store) settleMixed(ctx context.Context, op string, t *settlement) error {
+	call, cancel := s.limited(ctx)
+	defer cancel()
+	conn, err := s.pool.Acquire(call)
+	if err != nil {
+		return s.fail(ctx, op, err)
+	}
+	defer conn.Release() // closes it if the transaction is still open
+	m := &mixed{settlement: t, s: s}
+	found, there, err := m.look(call, conn)
+	if err != nil {
+		return s.fail(ctx, op, err)
+	}
+	results := slices.Clone(t.results)
+	for k, i := range t.items {
+		h, ok := found[k]
+		if !ok {
+			results[i].Err = store.ErrLeaseLost
+			m.left = append(m.left, i)
+			continue
+		}
+		results[i] = m.decide(i, h, there)
+	}
+	empty, err := m.write(call, conn)
+	if err != nil {
+		return s.fail(ctx, op, err)
+	}
+	t.results = results
+	if t.holdings != nil {
+		t.holdings.settled(t.leases(m.left), empty)
+		if m.back {
+			t.holdings.returned.Store(true)
+		}
+	}
+	s.notifier.add(m.queues...)
+	return nil
+}
+
+// look locks what the settlement needs, and returns what it found of the items
+// by their position, and the names of all queues if there are follow-ups.
+func (m *mixed) look(ctx context.Context, conn *pgxpool.Conn) (map[int]held, []string, error) {
+	claims, ids := make([]int64, len(m.items)), make([]int64, len(m.items))
+	var queues []string
+	for k, i := range m.items {
+		claims[k], ids[k] = m.outcomes[i].Claim, m.outcomes[i].ID
+		for _, n := range m.outcomes[i].Enqueue {
+			queues = append(queues, n.Queue)
+		}
+	}
+	slices.Sort(queues)
+	queues = slices.Compact(queues)
+
+	found := make(map[int]held, len(m.items))
+	var there []string
+	b := m.s.batch()
+	b.add(sqlBegin)
+	b.add(sqlSettlePlan)
+	if len(queues) > 0 {
+		b.add(sqlEnqueueLock, m.s.enqueueLock, lockKeys(queues))
+		b.add(sqlQueueNames).Query(func(r pgx.Rows) (err error) {
+			there, err = pgx.CollectRows(r, pgx.RowTo[string])
+			return err
+		})
+	}
+	b.add(sqlLockClaims, m.worker, m.claims)
+	b.add(sqlHeld, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
+		var ord int
+		var h held
+		_, err := pgx.ForEachRow(r, []any{&ord, &h.attempts, &h.maxAttempts, &h.queue}, func() error {
+			found[ord-1] = h
+			return nil
+		})
+		return err
+	})
+	return found, there, conn.SendBatch(ctx, &b.b).Close()
+}
+
+// decide sorts in one held item.
+func (m *mixed) decide(i int, h held, there []string) store.Settled {
+	o := &m.outcomes[i]
+	for _, n := range o.Enqueue {
+		if !slices.Contains(there, n.Queue) {
+			return store.Settled{Err: fmt.Errorf("follow-up message: %w", &store.UnknownQueueError{Queue: n.Queue, Near: store.NearNames(n.Queue, there)})}
+		}
+	}
+	m.left = append(m.left, i)
+	m.enqueue = append(m.enqueue, o.Enqueue...)
+	m.steps.add(o.ID, o.Steps)
+	state := m.place(i, o, h)
+	if state == store.Done || state == "" {
+		return store.Settled{State: state}
+	}
+	m.gone = append(m.gone, o.ID)
+	m.goneFrom = append(m.goneFrom, o.Claim)
+	m.back = m.back || state == store.Ready
+	if state != store.Dead && !slices.Contains(m.queues, h.queue) {
+		m.queues = append(m.queues, h.queue)
+	}
+	return store.Settled{State: state}
+}
+
+// place sorts in an outcome by its kind and returns the message's new state.
+func (m *mixed) place(i int, o *store.Outcome, h held) store.State {
+	delay := micros(o.Delay)
+	switch o.Kind {
+	case store.OutcomeDone:
+		m.done = append(m.done, i)
+		return store.Done
+	case store.OutcomeDiscard:
+		m.dead.add(o.ID, o.Error)
+		return store.Dead
+	case store.OutcomeRetry:
+		if h.attempts+1 >= h.maxAttempts {
+			m.dead.add(o.ID, o.Error)
+			return store.Dead
+		}
+		if delay > 0 {
+			text := store.CleanError(o.Error)
+			m.wait.add(o.ID, delay, &text)
+			return store.Delayed
+		}
+		m.again.add(o.ID, o.Error)
+		return store.Ready
+	case store.OutcomeSnooze:
+		if delay > 0 {
+			m.wait.add(o.ID, delay, nil)
+			return store.Delayed
+		}
+		return store.Ready
+	case store.OutcomeDelete:
+		m.remove = append(m.remove, o.ID)
+		return ""
+	default: // OutcomeRelease
+		return store.Ready
+	}
+}
+
+// write writes what was decided and commits. It returns the claims it dropped.
+func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) {
+	b := m.s.batch()
+	now := m.s.now()
+	m.steps.queue(b, now)
+	if len(m.done) > 0 {
+		m.addDone(b, m.done)
+	}
+	if len(m.dead.ids) > 0 {
+		b.add(sqlSettleDead, now, m.worker, m.dead.ids, m.dead.errors)
+	}
+	if len(m.wait.ids) > 0 {
+		b.add(sqlSettleWait, now, m.worker, m.wait.ids, m.wait.delays, m.wait.errors)
+	}
+	if len(m.again.ids) > 0 {
+		b.add(sqlSettleAgain, now, m.worker, m.again.ids, m.again.errors)
+	}
+	if len(m.remove) > 0 {
+		b.add(sqlSettleDelete, m.remove)
+	}
+	if err := m.addFollowUps(b); err != nil {
+		return nil, err
+	}
+	empty := m.addClaims(b)
+	b.add(sqlCommit)
+	return empty, conn.SendBatch(ctx, &b.b).Close()
+}
+
+func (m *mixed) addFollowUps(b *batch) error {
+	if len(m.enqueue) == 0 {
+		return nil
+	}
+	p, err := packMessages(m.enqueue)
+	if err != nil {
+		return err
+	}
+	var ids []int64
+	p.add(b, nil, &ids)
+	m.queues = append(m.queues, p.distinct...)
+	return nil
+}
+
+// addClaims drops claims that have nothing left, and shrinks those that lost
+// messages which may come back.
+func (m *mixed) addClaims(b *batch) []int64 {
+	if m.holdings == nil {
+		if len(m.gone) > 0 {
+			b.add(sqlShrinkClaims, m.worker, m.claims, m.gone)
+		}
+		b.add(sqlDropEmptyClaims, m.worker, m.claims)
+		return nil
+	}
+	empty := m.holdings.emptied(m.leases(m.left))
+	if len(empty) > 0 {
+		b.add(sqlDropClaims, m.worker, empty)
+	}
+	slices.Sort(m.goneFrom)
+	if shrunk := without(slices.Compact(m.goneFrom), empty); len(shrunk) > 0 {
+		b.add(sqlShrinkClaims, m.worker, shrunk, m.gone)
+	}
+	return empty
+}

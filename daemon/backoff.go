@@ -12,7 +12,7 @@ func (b Backoff) delay(attempt int) time.Duration {
 	d := b.Delay
 	if b.Kind != Fixed {
 		for i := 1; i < attempt && d < b.Cap; i++ {
-			d *= 2
+			d += min(d, b.Cap-d) // doubled, but never beyond what fits
 		}
 	}
 	d = min(d, b.Cap)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +27,7 @@ type Daemon struct {
 	log      *slog.Logger
 	metrics  *metrics
 	database *database
-	host     *host.Host
+	host     atomic.Pointer[host.Host] // nil before Run has its slot
 	workers  *workers
 	addr     atomic.Pointer[string]
 	said     atomic.Pointer[string] // the last STATUS
@@ -73,17 +72,6 @@ func New(cfg Config) (*Daemon, error) {
 	d.database = &database{log: cfg.Logger, gauge: d.metrics.database, changed: d.status, since: time.Now()}
 	d.workers = &workers{d: d}
 	d.metrics.database.Set(1)
-	h, err := host.New(host.Config{
-		Dir: cfg.Plugins, Commands: cfg.Commands, StateDir: filepath.Join(cfg.StateDir, "handlers"),
-		Version: cfg.Version, Settings: d.hostSettings(),
-		DrainTimeout: cfg.DrainTimeout, CancelGrace: cfg.CancelGrace, Logger: cfg.Logger,
-		OnChange:  d.changed.raise,
-		OnRestart: func(handler string) { d.metrics.restarts.WithLabelValues(handler).Inc() },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
-	}
-	d.host = h
 	return d, nil
 }
 
@@ -121,6 +109,11 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.release()) }()
 
+	h, err := d.newHost(s)
+	if err != nil {
+		return err
+	}
+	d.host.Store(h)
 	l, err := d.listenHTTP(ctx)
 	if err != nil {
 		return err
@@ -136,6 +129,18 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		return err
 	}
 	return d.run(ctx, l)
+}
+
+// newHost makes the handler host in the slot's own directory, from which it
+// removes what the slot's last daemon left there.
+func (d *Daemon) newHost(s *slot) (*host.Host, error) {
+	return host.New(host.Config{
+		Dir: d.cfg.Plugins, Commands: d.cfg.Commands, StateDir: s.dir,
+		Version: d.cfg.Version, Settings: d.hostSettings(),
+		DrainTimeout: d.cfg.DrainTimeout, CancelGrace: d.cfg.CancelGrace, Logger: d.log,
+		OnChange:  d.changed.raise,
+		OnRestart: func(handler string) { d.metrics.restarts.WithLabelValues(handler).Inc() },
+	})
 }
 
 // start registers the daemon in the database.
@@ -161,7 +166,7 @@ func (d *Daemon) run(ctx context.Context, l net.Listener) error {
 	group, failed := errgroup.WithContext(life)
 	d.group, d.life = group, life
 
-	hosting := d.spawn("handler host", d.host.Run)
+	hosting := d.spawn("handler host", d.host.Load().Run)
 	serving := d.spawn("HTTP server", func(ctx context.Context) error {
 		if l == nil {
 			<-ctx.Done()

@@ -139,14 +139,14 @@ type readiness struct {
 }
 
 func (d *Daemon) getReady(w http.ResponseWriter, r *http.Request) {
-	out := readiness{Missing: []string{}, Handlers: d.host.Status()}
+	out := readiness{Missing: []string{}, Handlers: d.handlers()}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	if err := d.database.note(d.cfg.Store.Ping(ctx)); err != nil {
 		out.Missing = append(out.Missing, "database: "+err.Error())
 	}
 	select {
-	case <-d.host.Settled():
+	case <-d.host.Load().Settled():
 	default:
 		for _, h := range out.Handlers {
 			if h.State == host.Starting {

@@ -175,6 +175,7 @@ func (q *queue) Results(results []host.Result) {
 	}
 	q.mu.Lock()
 	q.pace.results(now, len(results), total)
+	q.heard = now
 	for i := range results {
 		r := &results[i]
 		// One that is not there lost its lease: whatever it did is not recorded.

@@ -36,15 +36,17 @@ type queue struct {
 	consumer store.Consumer
 	state    store.WorkerState
 	retiring bool
+	handler  string // that serves it, or did last
 	// roomSince is when there was room again, but for few; zero if there is none.
 	roomSince time.Time
 	pace      pace
 	jobs      map[host.Ref]*job // handlers have them
 	claims    map[int64]*claim
-	claimed   int64  // the last claim's number
-	results   []*job // wait to be recorded
-	bytes     int    // of results
-	settling  int    // results that the settle loop has in hand
+	claimed   int64     // the last claim's number
+	heard     time.Time // when the last results came
+	results   []*job    // wait to be recorded
+	bytes     int       // of results
+	settling  int       // results that the settle loop has in hand
 	beats     map[store.Lease]store.Progress
 }
 

@@ -34,7 +34,9 @@ func (d *Daemon) Reload(cfg Config) error {
 		q.mu.Unlock()
 		q.room.raise()
 	}
-	d.host.Reload(d.hostSettings())
+	if h := d.host.Load(); h != nil {
+		h.Reload(d.hostSettings())
+	}
 	d.reloaded.raise()
 	d.log.Info("reloaded")
 	d.cfg.Notify("READY=1")

@@ -15,8 +15,8 @@ const (
 	// markAfter is how long a job runs before it is recorded as started. Quick
 	// jobs never are, so they cost nothing.
 	markAfter = 50 * time.Millisecond
-	// recallAfter is how long a job may wait in a handler for its start. Then
-	// it is asked back, because another daemon may have room.
+	// recallAfter is how long a job may wait in a handler for its start while
+	// nothing there ends. Then it is asked back: another daemon may have room.
 	recallAfter = 2 * time.Second
 	// beatEvery is how often progress is published.
 	beatEvery = time.Second
@@ -244,7 +244,7 @@ func (q *queue) recall() {
 	var refs []host.Ref
 	q.mu.Lock()
 	for _, c := range q.claims {
-		if c.unmarked == 0 || now.Sub(c.at) < recallAfter {
+		if c.unmarked == 0 || now.Sub(c.at) < recallAfter || now.Sub(q.heard) < recallAfter {
 			continue
 		}
 		for i := range c.jobs {

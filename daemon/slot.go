@@ -21,6 +21,8 @@ type slot struct {
 	id string
 	// name is host/number, for people.
 	name string
+	// dir is for what belongs to the daemon in this slot alone.
+	dir string
 }
 
 const maxSlots = 1000
@@ -64,7 +66,10 @@ func lockSlot(path, host string, n int) (*slot, error) {
 		return nil, errors.Join(fmt.Errorf("read or write %s: %w", path, err), f.Close())
 	}
 	// The host's name keeps the slots of cloned machines apart.
-	return &slot{file: f, id: id + "@" + host, name: fmt.Sprintf("%s/%d", host, n)}, nil
+	return &slot{
+		file: f, id: id + "@" + host, name: fmt.Sprintf("%s/%d", host, n),
+		dir: strings.TrimSuffix(path, ".lock"),
+	}, nil
 }
 
 // slotID reads the id that the file was given at its creation, or gives it one.

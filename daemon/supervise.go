@@ -17,7 +17,7 @@ import (
 // the handlers' states, and says when the daemon is ready.
 func (d *Daemon) supervise(ctx context.Context) error {
 	var back retry
-	settled := d.host.Settled()
+	settled := d.host.Load().Settled()
 	for {
 		err := d.reconcile(ctx)
 		switch {
@@ -32,7 +32,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			back.reset()
 			if settled == nil && !d.reported.Swap(true) {
 				d.cfg.Notify("READY=1")
-				d.log.Info("ready", "handlers", len(d.host.Status()))
+				d.log.Info("ready", "handlers", len(d.host.Load().Status()))
 				d.status()
 			}
 		}
@@ -62,18 +62,15 @@ func (d *Daemon) supervise(ctx context.Context) error {
 // reconcile starts and retires queues as handlers come and go. What one queue
 // wants does not keep the others.
 func (d *Daemon) reconcile(ctx context.Context) error {
-	served := d.host.Queues()
+	served := d.host.Load().Queues()
 	var errs []error
 	for _, s := range served {
 		if err := d.startQueue(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("serve queue %s of handler %s: %w", s.Name, s.Handler, err))
 		}
 	}
-	wanted := wantedQueues(d.host.Status())
-	for _, q := range d.allQueues() {
-		if !wanted[q.name] && !slices.ContainsFunc(served, func(s host.ServedQueue) bool { return s.Name == q.name }) {
-			d.retire(q)
-		}
+	for _, q := range d.unserved(served, d.handlers()) {
+		d.retire(q)
 	}
 	if err := d.workers.publish(ctx); d.database.note(err) != nil {
 		errs = append(errs, err)
@@ -82,18 +79,26 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// wantedQueues are those of handlers that serve or will again after a restart.
-func wantedQueues(handlers []host.Status) map[string]bool {
-	wanted := map[string]bool{}
-	for _, h := range handlers {
-		if h.State == host.Refused {
-			continue
-		}
-		for _, name := range h.Queues {
-			wanted[name] = true
-		}
+// unserved are the queues whose handler is gone or serves them no longer. One
+// that starts or starts again may still come back.
+func (d *Daemon) unserved(served []host.ServedQueue, handlers []host.Status) []*queue {
+	byQueue := make(map[string]string, len(served))
+	for _, s := range served {
+		byQueue[s.Name] = s.Handler
 	}
-	return wanted
+	coming := map[string]bool{}
+	for _, h := range handlers {
+		coming[h.Name] = h.State == host.Starting || h.State == host.Restarting
+	}
+	return slices.DeleteFunc(d.allQueues(), func(q *queue) bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if handler, ok := byQueue[q.name]; ok {
+			q.handler = handler
+			return true
+		}
+		return coming[q.handler]
+	})
 }
 
 func (d *Daemon) allQueues() []*queue {
@@ -133,10 +138,10 @@ func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
 		d: d, name: s.Name, kind: kind, log: d.log.With("queue", s.Name), m: d.metrics.queue(s.Name),
 		end: end, done: make(chan struct{}),
 		news: newSignal(), room: newSignal(), record: newSignal(), keep: newSignal(),
-		cfg: d.settings.Load().queueConfig(s.Name), consumer: consumer, state: store.WorkerReady,
+		cfg: d.settings.Load().queueConfig(s.Name), consumer: consumer, state: store.WorkerReady, handler: s.Handler,
 		jobs: map[host.Ref]*job{}, claims: map[int64]*claim{}, beats: map[store.Lease]store.Progress{},
 	}
-	q.lane = d.host.Attach(s.Name, q)
+	q.lane = d.host.Load().Attach(s.Name, q)
 	d.mu.Lock()
 	d.queues[s.Name] = q
 	d.mu.Unlock()

@@ -187,12 +187,17 @@ type info struct {
 	Handlers []host.Status `json:"handlers"`
 }
 
+// handlers is the host's view of its handlers; never nil.
+func (d *Daemon) handlers() []host.Status {
+	if handlers := d.host.Load().Status(); handlers != nil {
+		return handlers
+	}
+	return []host.Status{}
+}
+
 // publish tells the fleet what this daemon's handlers are.
 func (w *workers) publish(ctx context.Context) error {
-	in := info{Version: w.d.cfg.Version, HTTP: w.d.HTTPAddr(), Handlers: w.d.host.Status()}
-	if in.Handlers == nil {
-		in.Handlers = []host.Status{}
-	}
+	in := info{Version: w.d.cfg.Version, HTTP: w.d.HTTPAddr(), Handlers: w.d.handlers()}
 	raw, err := json.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("encode the handlers' states: %w", err)

@@ -184,7 +184,7 @@ func (m *model) inState(queue string, state store.State) []*modelMessage {
 // check compares every message of the store with the model.
 func (m *model) check(f *fixture) {
 	f.Helper()
-	have := f.ledger()
+	have := f.places()
 	for id, msg := range m.msgs {
 		got, found := have[id]
 		delete(have, id)

@@ -23,7 +23,7 @@ func (h *history) opPromote() {
 	now := h.now()
 	waiting, due := h.m.inState("", store.Delayed), 0
 	first := time.Duration(-1)
-	have := h.ledger()
+	have := h.places()
 	var n int64
 	for _, msg := range waiting {
 		isDue := !msg.due.After(now)

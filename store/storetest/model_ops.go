@@ -14,8 +14,8 @@ import (
 
 const (
 	// modelRuns is how many random histories are tried, each from its own seed.
-	modelRuns  = 4
-	modelSteps = 220
+	modelRuns  = 3
+	modelSteps = 160
 	// modelSilence is how long a worker must be silent to be declared dead. No
 	// other operation moves the clock as far.
 	modelSilence = 10 * time.Minute
@@ -99,6 +99,7 @@ func (h *history) run() {
 		bag[h.rng.IntN(len(bag))]()
 		h.m.check(h.fixture)
 	}
+	h.ledger()
 }
 
 func (h *history) did(format string, args ...any) { h.last = fmt.Sprintf(format, args...) }

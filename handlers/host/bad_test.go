@@ -9,7 +9,7 @@ import (
 )
 
 func TestBadPluginsAreRefusedAndTheOthersServe(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.StartTimeout = 2 * time.Second })
+	r := newRig(t, func(c *Config) { c.StartTimeout = 6 * time.Second })
 	scripts := map[string]string{
 		"text":     "just some notes\n",
 		"noplugin": "#!/bin/sh\necho total 0\n",
@@ -49,13 +49,13 @@ func TestBadPluginsAreRefusedAndTheOthersServe(t *testing.T) {
 		"noplugin": `it printed "total 0" where the handshake should be`,
 		"silent":   "exited with status 0 before the handshake",
 		"noshell":  "the interpreter or loader that it names does not exist",
-		"hang":     "it hung at its start: no handshake on its standard output within 2s; it said: waiting for a database",
+		"hang":     "it hung at its start: no handshake on its standard output within 6s; it said: waiting for a database",
 		"exit":     "exited with status 3 before the handshake; it said: no such option: --frobnicate",
 		"panic":    "exited with status 2 before the handshake; it said: panic: no configuration",
 		"garbage":  "where the handshake should be",
 		"longline": `it printed "xxxxxx`,
 		"other":    "it speaks version 7 of the handler protocol, this pgqrsd speaks 1",
-		"mute":     "did not answer within 2s",
+		"mute":     "did not answer within 6s",
 		"noqueue":  "it serves no queue",
 		"badqueue": "its queue name",
 		"twice":    `it describes queue "x" twice`,
@@ -100,6 +100,22 @@ func TestHandlerThatEndsAfterItsHandshakeIsTriedAgain(t *testing.T) {
 	s := r.untilState("after", Restarting)
 	if !strings.Contains(s.Error, "exited with status 4 at its start") {
 		t.Errorf("error %q", s.Error)
+	}
+}
+
+func TestHandlerThatWasTooSlowIsTriedAgain(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "machine-is-idle")
+	r := newRig(t, func(c *Config) { c.StartTimeout, c.RestartMax = time.Second, 50*time.Millisecond })
+	r.putScript("slow", "#!/bin/sh\n[ -e "+flag+" ] || exec sleep 60\n"+
+		strings.TrimPrefix(fakeConfig{Queues: []string{"a"}}.script(t), "#!/bin/sh\n"))
+	r.start(nil)
+	if s := r.untilState("slow", Refused); !strings.Contains(s.Error, "hung at its start") {
+		t.Errorf("status %+v", s)
+	}
+	must(t, os.WriteFile(flag, nil, 0o600))
+	r.untilState("slow", Serving)
+	if lines := r.log.lines("handler=slow", "refused"); len(lines) != 1 {
+		t.Errorf("%d lines: %s", len(lines), lines)
 	}
 }
 

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		runFake(raw)
 		return
 	}
+	if os.Getenv(sdkEnv) != "" {
+		runSDKHandler()
+		return
+	}
 	if dir, ok := os.LookupEnv(hostEnv); ok {
 		runHostToBeKilled(dir)
 		return
@@ -283,6 +287,7 @@ func (f *fake) job(ctx context.Context, j *handlerpb.Job) {
 		select {}
 	case "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		select {} // the other threads stop a little later
 	case "print":
 		fmt.Println(arg)
 		fmt.Fprintln(os.Stderr, arg)

@@ -102,6 +102,9 @@ func (h *Host) onStartFailed(u *unit, reason why, err error) {
 	}
 }
 
+// slowRetry counts for so many failures that the backoff is the longest.
+const slowRetry = 32
+
 // refuse leaves the unit alone until its file changes; an older version that
 // serves goes on.
 func (h *Host) refuse(u *unit, r *refusal) {
@@ -111,9 +114,15 @@ func (h *Host) refuse(u *unit, r *refusal) {
 		h.log.Warn("handler's new version was refused; the old one serves on", "handler", u.name, "path", u.path, "error", r.reason)
 		return
 	}
-	u.state, u.err = Refused, r.reason
-	h.log.Warn("handler was refused", "handler", u.name, "path", u.path, "error", r.reason)
+	if u.state != Refused || u.err != r.reason {
+		u.state, u.err = Refused, r.reason
+		h.log.Warn("handler was refused", "handler", u.name, "path", u.path, "error", r.reason)
+	}
 	h.release(u, nil)
+	if r.slow {
+		u.failures = slowRetry
+		h.restartLater(u, whySlow)
+	}
 }
 
 // crashed lets the unit be started again after its backoff.

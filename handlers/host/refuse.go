@@ -21,6 +21,9 @@ import (
 // again until the file changes.
 type refusal struct {
 	reason string
+	// slow says that time ran out. On a machine that is overloaded, at boot
+	// perhaps, that is not the file's fault: it is tried again now and then.
+	slow bool
 	// takenBy is the handler that serves a queue of this one already.
 	takenBy string
 }
@@ -59,9 +62,10 @@ func (l *launcher) explain(ctx context.Context, p *launched, r *pluginRunner, er
 	}
 	switch {
 	case timedOut && printed:
-		return refuse("it completed the handshake but did not answer within %s%s", l.timeout, p.out.said())
+		return &refusal{slow: true, reason: fmt.Sprintf("it completed the handshake but did not answer within %s%s", l.timeout, p.out.said())}
 	case timedOut:
-		return refuse("it hung at its start: no handshake on its standard output within %s%s; %s", l.timeout, p.out.said(), howToBuild)
+		return &refusal{slow: true, reason: fmt.Sprintf("it hung at its start: no handshake on its standard output within %s%s; %s",
+			l.timeout, p.out.said(), howToBuild)}
 	case p.child == nil:
 		return fmt.Errorf("start the handler: %w", err)
 	case p.child.selfEnded() && !printed && p.child.cmd.ProcessState.ExitCode() == exitTemporary:

@@ -47,6 +47,7 @@ const (
 	whyChanged      // the file has another content
 	whySettings     // other settings, or asked for
 	whyRestart      // it crashed
+	whySlow         // its start had taken too long
 )
 
 // start is a start under way.
@@ -132,7 +133,7 @@ func (h *Host) start(u *unit, reason why) {
 	s := &start{why: reason, began: time.Now(), cancel: cancel}
 	u.starting = s
 	u.settings = h.applied.Handlers[u.name]
-	if u.cur == nil && reason != whyRestart && !u.waiting {
+	if u.cur == nil && reason != whyRestart && reason != whySlow && !u.waiting {
 		u.state, u.err = Starting, ""
 	}
 	job := startJob{unit: u.name, path: u.path, id: u.started, settings: u.settings, command: u.command}

@@ -132,7 +132,7 @@ func TestBadConfiguration(t *testing.T) {
 		"wrong type":       {"[daemon]\ndrain_timeout = true\n", "drain_timeout"},
 		"not a duration":   {"[daemon]\ndrain_timeout = \"fast\"\n", "drain_timeout"},
 		"impossible value": {"[queues.work]\nconcurrency = -4\n", "concurrency"},
-		"broken TOML":      {"[daemon\n", "line"},
+		"broken TOML":      {"[daemon\n", "bad.toml:1"},
 	} {
 		path := filepath.Join(w.dir, "bad.toml")
 		must(t, os.WriteFile(path, []byte(c.text), 0o600))
@@ -153,7 +153,7 @@ func TestBadDSN(t *testing.T) {
 		code int
 		want string
 	}{
-		"wrong password": {withPassword(t, dsn, secret), 3, "password"},
+		"wrong password": {withPassword(t, dsn, secret), 2, "password"},
 		"nobody there":   {"postgres://u:" + secret + "@127.0.0.1:1/db", 3, "127.0.0.1"},
 		"unknown scheme": {"mysql://u:" + secret + "@h/db", 2, "postgres"},
 		"no file":        {"sqlite:" + filepath.Join(w.dir, "none.db"), 1, "none.db"},

@@ -34,22 +34,25 @@ func NearNames(name string, names []string) []string {
 	return out
 }
 
-// distance is the Levenshtein distance between a and b, in bytes.
+// distance counts the edits that turn a into b, in bytes: one left out, put in,
+// changed, or swapped with its neighbour.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diag := row[0]
+		before, last, row = last, row, before
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := diag
+			change := last[j]
 			if a[i] != b[j] {
-				cost++
+				change++
 			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diag+1)
+			row[j+1] = min(change, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]

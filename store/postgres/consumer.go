@@ -98,7 +98,7 @@ func (s *scan) note(full bool, took time.Duration, got []store.LeasedMessage) {
 		return
 	}
 	end := got[len(got)-1]
-	p := int16(end.Priority) //nolint:gosec // came from an int16
+	p := int16(end.Priority)
 	if full || p > s.priority || (p == s.priority && end.ID > s.id) {
 		s.marked, s.priority, s.id = true, p, end.ID
 	}

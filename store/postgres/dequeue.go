@@ -232,9 +232,9 @@ func (c *claimRows) message(v [][]byte) error {
 	}
 	be := binary.BigEndian
 	m := store.LeasedMessage{
-		Lease:      store.Lease{Worker: c.worker, Claim: c.claim, ID: int64(be.Uint64(v[1]))}, //nolint:gosec // two's complement
+		Lease:      store.Lease{Worker: c.worker, Claim: c.claim, ID: int64(be.Uint64(v[1]))},
 		Attempt:    int(be.Uint32(v[2])) + 1,
-		Priority:   int(int16(be.Uint16(v[3]))), //nolint:gosec // two's complement
+		Priority:   int(int16(be.Uint16(v[3]))),
 		EnqueuedAt: pgTime(v[4]),
 		Payload:    slices.Clone(v[7]),
 	}
@@ -252,5 +252,5 @@ func (c *claimRows) message(v [][]byte) error {
 var pgEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
 func pgTime(v []byte) time.Time {
-	return time.UnixMicro(pgEpoch + int64(binary.BigEndian.Uint64(v))) //nolint:gosec // two's complement
+	return time.UnixMicro(pgEpoch + int64(binary.BigEndian.Uint64(v)))
 }

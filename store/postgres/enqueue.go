@@ -63,7 +63,7 @@ func packMessages(msgs []store.NewMessage) (*newMessages, error) {
 	for i, m := range msgs {
 		p.queues[i] = m.Queue
 		p.payloads[i] = string(m.Payload)
-		p.priorities[i] = int16(m.Priority) //nolint:gosec // ValidateNew bounds it
+		p.priorities[i] = int16(m.Priority)
 		p.delays[i] = micros(m.Delay)
 		if i == 0 || m.Queue != msgs[i-1].Queue {
 			p.distinct = append(p.distinct, m.Queue)

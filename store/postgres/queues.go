@@ -241,4 +241,4 @@ func (t queues) Purge(ctx context.Context, name string) (int64, error) {
 	return delayed + ready, nil
 }
 
-func enqueueKey(queue string) int32 { return int32(hash32(queue)) } //nolint:gosec // any 32 bits
+func enqueueKey(queue string) int32 { return int32(hash32(queue)) }

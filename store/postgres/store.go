@@ -96,8 +96,8 @@ func newStore(ctx context.Context, cfg Config) (*Store, error) {
 		target:      describe(pc),
 		limit:       cfg.ConnectTimeout + cfg.StatementTimeout + 5*time.Second,
 		channel:     "pgqrs_" + strconv.FormatUint(uint64(hash32(cfg.Schema)), 36),
-		claimLock:   int32(hash32("claim:" + cfg.Schema)),   //nolint:gosec // any 32 bits
-		enqueueLock: int32(hash32("enqueue:" + cfg.Schema)), //nolint:gosec // any 32 bits
+		claimLock:   int32(hash32("claim:" + cfg.Schema)),
+		enqueueLock: int32(hash32("enqueue:" + cfg.Schema)),
 	}
 	if s.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		return nil, s.fail(ctx, "open postgres", err)
@@ -124,11 +124,16 @@ func withDefaults(cfg Config) Config {
 }
 
 func poolConfig(cfg Config) (*pgxpool.Config, error) {
+	// A password's special character that ends the user's part of the URL
+	// would put the rest of the password where errors show it.
+	if u, err := url.Parse(cfg.DSN); err == nil && u.User == nil && strings.Contains(cfg.DSN, "@") {
+		return nil, fmt.Errorf("%w: %s", store.ErrDSN, dsnForm)
+	}
 	pc, err := pgxpool.ParseConfig(cfg.DSN)
 	if err != nil {
 		return nil, dsnError(cfg.DSN, err)
 	}
-	pc.MaxConns = int32(min(cfg.PoolSize, 10_000)) //nolint:gosec // bounded
+	pc.MaxConns = int32(min(cfg.PoolSize, 10_000))
 	pc.ConnConfig.ConnectTimeout = cfg.ConnectTimeout
 	params := pc.ConnConfig.RuntimeParams
 	if params["application_name"] == "" {
@@ -148,10 +153,12 @@ func poolConfig(cfg Config) (*pgxpool.Config, error) {
 	return pc, nil
 }
 
+const dsnForm = "want postgres://user:password@host:port/database; special characters in user and password must be percent-encoded"
+
 // dsnError says what is wrong with a DSN without repeating any of it: the
 // place of the mistake may be the password.
 func dsnError(dsn string, err error) error {
-	hint := "want postgres://user:password@host:port/database; special characters in user and password must be percent-encoded"
+	hint := dsnForm
 	if u, perr := url.Parse(dsn); perr == nil {
 		// It is a URL, so a parameter is wrong. Its text is pgx's, safe if it
 		// holds no part of the credentials.

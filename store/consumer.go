@@ -86,7 +86,7 @@ type Consumer interface {
 	// out. No message ready is an empty slice; fewer than limit means that no
 	// more were ready. Errors: ErrInvalid unless limit and lease are positive,
 	// *NotReadyError while the consumer is suspended or stopped,
-	// *UnknownQueueError when the queue was deleted.
+	// *UnknownQueueError when the queue was deleted and not made again.
 	//
 	// The claim is committed without waiting for the disk: a crash of the
 	// database that loses it makes the messages ready again and every write

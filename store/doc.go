@@ -48,5 +48,6 @@
 // what was attempted; use [errors.Is] and [errors.As]. A batch method returns
 // one error for each item and a second, single error when the whole statement
 // failed (then no item was written, unless the error is [ErrUnavailable], when
-// it is unknown).
+// it is unknown). A call whose context ends returns the context's error; a write
+// that was under way is then written as a whole or not at all.
 package store

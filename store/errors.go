@@ -109,7 +109,8 @@ func (e *PayloadError) Unwrap() error { return ErrInvalid }
 
 // BatchError is the refusal of a whole batch because of one item.
 type BatchError struct {
-	// Index is the position of the first bad item, from 0.
+	// Index is the position of the first bad item, from 0. What a message itself
+	// breaks is found before queues that do not exist.
 	Index int
 	Err   error
 }

@@ -75,7 +75,8 @@ type Store interface {
 	ConcurrencyModel() ConcurrencyModel
 	// Ping reports whether the database answers; ErrUnavailable if not.
 	Ping(ctx context.Context) error
-	// Close closes every connection. Workers must be closed before.
+	// Close closes every connection. Workers must be closed before; what is
+	// called after it is ErrUnavailable.
 	Close() error
 }
 

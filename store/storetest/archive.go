@@ -15,6 +15,7 @@ func archiveCases() []testCase {
 		{"ListIsPaged", archiveList},
 		{"Delete", archiveDelete},
 		{"PurgeByAgeAndState", archivePurge},
+		{"PurgeTakesSteps", archivePurgeSteps},
 		{"Replay", archiveReplay},
 		{"ReplayIsFoundBelowNewerOnes", archiveReplayFound},
 		{"ReplayErrors", archiveReplayErrors},
@@ -140,6 +141,17 @@ func archivePurge(f *fixture) {
 	n, err := f.s.Archive().Count(f.ctx, store.MessageFilter{})
 	f.ok(err)
 	equal(f, "archived messages of the other queue", n, 3)
+}
+
+func archivePurgeSteps(f *fixture) {
+	c, l := f.leasedRun()
+	f.step(l, "one", 0, `1`)
+	f.done(c, l)
+	f.clock.Advance(time.Second)
+	n, err := f.s.Archive().Purge(f.ctx, c.Queue(), 0)
+	f.ok(err)
+	equal(f, "archived messages purged", n, 1)
+	f.noSteps(l.ID)
 }
 
 func archiveReplay(f *fixture) {

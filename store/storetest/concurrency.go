@@ -22,6 +22,7 @@ func concurrencyCases() []testCase {
 		{"GiveBackRacesDequeue", giveBackRacesDequeue},
 		{"ReplayRacesItself", replayRacesItself},
 		{"PromoteRacesItself", promoteRacesItself},
+		{"EveryWriteAtOnce", everyWriteAtOnce},
 	}
 }
 

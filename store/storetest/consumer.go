@@ -22,6 +22,7 @@ func consumerCases() []testCase {
 		{"BadArguments", dequeueBadArguments},
 		{"Suspended", consumerSuspended},
 		{"QueueDeleted", consumerQueueDeleted},
+		{"QueueMadeAgain", consumerQueueRemade},
 		{"Started", consumerStarted},
 		{"Progress", consumerProgress},
 		{"ArchiveDeleteRelease", consumerBatches},
@@ -207,6 +208,25 @@ func consumerQueueDeleted(f *fixture) {
 	f.ok(f.on(f.second()).s.Queues().Delete(f.ctx, q, true))
 	_, err := c.Dequeue(f.ctx, 1, lease)
 	f.unknownQueue(err, q)
+}
+
+// consumerQueueRemade: a queue's name is what routes to a consumer, so that one
+// which is made again is served again.
+func consumerQueueRemade(f *fixture) {
+	q := f.queue("q")
+	c := f.consumer(q)
+	f.enqueue(q, 10)
+	f.done(c, f.take(c, 10)...)
+	other := f.on(f.second())
+	f.ok(other.s.Queues().Delete(f.ctx, q, true))
+	_, err := c.Dequeue(f.ctx, 1, lease)
+	f.unknownQueue(err, q)
+	other.queue(q, attempts(2))
+	id := other.enqueue1(q)
+	l := f.take1(c)
+	equal(f, "message", l.ID, id)
+	equal(f, "max attempts", l.MaxAttempts, 2)
+	f.done(c, l)
 }
 
 func consumerStarted(f *fixture) {

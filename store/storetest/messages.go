@@ -72,6 +72,13 @@ func insertAllOrNothing(f *fixture) {
 	badBatches[2].edit(&msgs[7])
 	_, err := f.s.Messages().Insert(f.ctx, msgs)
 	equal(f, "index of the first bad one", as[*store.BatchError](f, err).Index, 3)
+	msgs[1].Queue = "nowhere" // is found when every message is good in itself
+	_, err = f.s.Messages().Insert(f.ctx, msgs)
+	equal(f, "index of the first bad one", as[*store.BatchError](f, err).Index, 3)
+	msgs = messages(q, 10)
+	msgs[2].Queue, msgs[6].Queue = "nowhere", "elsewhere"
+	_, err = f.s.Messages().Insert(f.ctx, msgs)
+	equal(f, "index of the first unknown queue", as[*store.BatchError](f, err).Index, 2)
 	equal(f, "messages stored", len(f.ledger()), 0)
 }
 

@@ -24,6 +24,9 @@ func stepCases() []testCase {
 		{"ListInOrder", stepList},
 		{"OfEachRunAlone", stepRunsApart},
 		{"GoWithTheArchivedRun", stepArchiveDelete},
+		{"WithAnOutcome", stepWithOutcome},
+		{"CarryOnAfterACrash", workflowCarriesOn},
+		{"KeptByReplay", workflowReplay},
 	}
 }
 
@@ -247,4 +250,60 @@ func stepArchiveDelete(f *fixture) {
 	equal(f, "steps", len(f.steps(l.ID)), 1)
 	f.ok(f.s.Archive().Delete(f.ctx, l.ID))
 	f.noSteps(l.ID)
+}
+
+// stepWithOutcome records steps together with an outcome: one that is running,
+// a new one, and one that is recorded already, which stays as it is.
+func stepWithOutcome(f *fixture) {
+	c, l := f.leasedRun()
+	f.step(l, "done", 0, `1`)
+	f.acquire(l, "running", 0, true)
+	o := outcome(l, store.OutcomeDone)
+	for _, name := range []string{"done", "running", "new"} {
+		o.Steps = append(o.Steps, store.StepResult{StepKey: store.StepKey{Name: name}, Output: []byte(`2`)})
+	}
+	f.settleAs(c, store.Done, o)
+	want := map[string]string{"done": `1`, "running": `2`, "new": `2`}
+	for _, r := range f.steps(l.ID) {
+		equal(f, "state of step "+r.Name, r.State, store.StepSucceeded)
+		equal(f, "output of step "+r.Name, string(r.Output), want[r.Name])
+		equal(f, "tries of step "+r.Name, r.Tries, 1)
+	}
+	equal(f, "steps", f.getRun(l.ID).Steps, 3)
+}
+
+// workflowCarriesOn loses a run in its second step; the next holder gets the
+// first step's result and executes the second again.
+func workflowCarriesOn(f *fixture) {
+	c, l := f.leasedRun()
+	f.start(c, l)
+	f.step(l, "fetch", 0, `{"bytes": 10}`)
+	_, err := f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "store"})
+	f.ok(err)
+	f.runOut()
+	l = f.take1(f.on(f.second()).consumer(c.Queue()))
+	equal(f, "attempt", l.Attempt, 2)
+	s, err := f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "fetch"})
+	f.ok(err)
+	equal(f, "execute", s.Execute(), false)
+	equal(f, "output", string(s.Record().Output), `{"bytes": 10}`)
+	s, err = f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "store"})
+	f.ok(err)
+	equal(f, "execute", s.Execute(), true)
+	f.ok(s.Complete(f.ctx, nil))
+	f.ok(f.s.Workflow(l.ID).Complete(f.ctx, l.Lease, nil))
+	equal(f, "steps", f.getRun(l.ID).Steps, 2)
+}
+
+func workflowReplay(f *fixture) {
+	c, l := f.leasedRun()
+	f.step(l, "fetch", 0, `7`)
+	f.ok(f.s.Workflow(l.ID).Fail(f.ctx, l.Lease, "no"))
+	errs, err := f.s.Archive().Replay(f.ctx, l.ID)
+	f.allOK(errs, err)
+	l = f.take1(c)
+	_, out, execute, err := store.AcquireStep[int](f.ctx, f.s, l.Lease, store.StepKey{Name: "fetch"})
+	f.ok(err)
+	equal(f, "execute", execute, false)
+	equal(f, "output", out, 7)
 }

@@ -59,6 +59,7 @@ func groups() []group {
 		{name: "Rule7_Time", cases: timeCases()},
 		{name: "Rule8_Batches", cases: batchCases()},
 		{name: "Rule9_Install", cases: installCases(), bare: true},
+		{name: "Handle", cases: handleCases()},
 		{name: "Concurrency", cases: concurrencyCases()},
 		{name: "Queues", cases: queueCases()},
 		{name: "Metrics", cases: metricsCases()},

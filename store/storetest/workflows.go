@@ -26,11 +26,10 @@ func workflowCases() []testCase {
 		{"Fail", workflowFail},
 		{"MissingRun", workflowMissing},
 		{"FinishedRun", workflowTerminal},
+		{"CancelledRun", workflowCancelled},
 		{"LostLease", workflowLost},
 		{"LeaseOfAnotherRun", workflowWrongLease},
 		{"TwoHoldersOneWrites", workflowTwoHolders},
-		{"CarriesOnAfterACrash", workflowCarriesOn},
-		{"ReplayKeepsSteps", workflowReplay},
 	}
 }
 
@@ -318,6 +317,18 @@ func workflowTerminal(f *fixture) {
 	f.workflowRefused(l.ID, l.Lease, store.ErrTerminal)
 }
 
+func workflowCancelled(f *fixture) {
+	q := f.flow("flow")
+	id := f.run(q, "k")
+	errs, err := f.s.Archive().Insert(f.ctx, "not wanted", id)
+	f.allOK(errs, err)
+	r := f.getRun(id)
+	equal(f, "state", r.State, store.Cancelled)
+	equal(f, "key", r.Key, "k")
+	f.workflowRefused(id, store.Lease{Worker: 1, Claim: 1, ID: id}, store.ErrTerminal)
+	f.ok(f.s.Workflows().Delete(f.ctx, id))
+}
+
 func workflowLost(f *fixture) {
 	c, l := f.leasedRun()
 	f.runOut()
@@ -355,40 +366,4 @@ func workflowTwoHolders(f *fixture) {
 		}
 		equal(f, "output", string(f.state(id, store.Done, 0).Output), `"b"`)
 	}
-}
-
-// workflowCarriesOn loses a run in its second step; the next holder gets the
-// first step's result and executes the second again.
-func workflowCarriesOn(f *fixture) {
-	c, l := f.leasedRun()
-	f.start(c, l)
-	f.step(l, "fetch", 0, `{"bytes": 10}`)
-	_, err := f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "store"})
-	f.ok(err)
-	f.runOut()
-	l = f.take1(f.on(f.second()).consumer(c.Queue()))
-	equal(f, "attempt", l.Attempt, 2)
-	s, err := f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "fetch"})
-	f.ok(err)
-	equal(f, "execute", s.Execute(), false)
-	equal(f, "output", string(s.Record().Output), `{"bytes": 10}`)
-	s, err = f.s.AcquireStep(f.ctx, l.Lease, store.StepKey{Name: "store"})
-	f.ok(err)
-	equal(f, "execute", s.Execute(), true)
-	f.ok(s.Complete(f.ctx, nil))
-	f.ok(f.s.Workflow(l.ID).Complete(f.ctx, l.Lease, nil))
-	equal(f, "steps", f.getRun(l.ID).Steps, 2)
-}
-
-func workflowReplay(f *fixture) {
-	c, l := f.leasedRun()
-	f.step(l, "fetch", 0, `7`)
-	f.ok(f.s.Workflow(l.ID).Fail(f.ctx, l.Lease, "no"))
-	errs, err := f.s.Archive().Replay(f.ctx, l.ID)
-	f.allOK(errs, err)
-	l = f.take1(c)
-	_, out, execute, err := store.AcquireStep[int](f.ctx, f.s, l.Lease, store.StepKey{Name: "fetch"})
-	f.ok(err)
-	equal(f, "execute", execute, false)
-	equal(f, "output", out, 7)
 }

@@ -116,11 +116,11 @@ func TestQueuePurgeAndDelete(t *testing.T) {
 
 func TestMessages(t *testing.T) {
 	onBackends(t, func(c *cli) {
-		c.ok("queue", "create", "q")
-		if got := c.array("message", "list", "q"); len(got) != 0 {
+		c.ok("queue", "create", "orders")
+		if got := c.array("message", "list", "orders"); len(got) != 0 {
 			c.Errorf("message list prints %v", got)
 		}
-		ids := c.ids("message", "enqueue", "q", "--payload", `{"a": [1, "<b>"]}`, "--header", "k=v=w", "--priority", "-5")
+		ids := c.ids("message", "enqueue", "orders", "--payload", `{"a": [1, "<b>"]}`, "--header", "k=v=w", "--priority", "-5")
 		if len(ids) != 1 {
 			c.Fatalf("ids are %v", ids)
 		}
@@ -133,12 +133,12 @@ func TestMessages(t *testing.T) {
 		if text := c.ok("message", "get", id); !strings.Contains(text, `{"a": [1, "<b>"]}`) || !strings.Contains(text, "header k:") {
 			c.Errorf("message get prints\n%s", text)
 		}
-		c.ok("message", "enqueue", "q", "--payload", `"later"`, "--delay", "1d")
-		delayed := c.array("message", "list", "q", "--state", "delayed")
+		c.ok("message", "enqueue", "orders", "--payload", `"later"`, "--delay", "1d")
+		delayed := c.array("message", "list", "orders", "--state", "delayed")
 		if len(delayed) != 1 || delayed[0]["payload"] != "later" || delayed[0]["available_at"] == nil {
 			c.Errorf("delayed are %v", delayed)
 		}
-		table := c.ok("message", "list", "q")
+		table := c.ok("message", "list", "orders")
 		c.fits(table)
 		if !strings.Contains(table, "due in 23h") || !strings.Contains(table, id) {
 			c.Errorf("message list prints\n%s", table)
@@ -148,8 +148,8 @@ func TestMessages(t *testing.T) {
 		}
 		c.fails(exitError, []string{id, "not found"}, "message", "get", id)
 		c.fails(exitError, []string{id, "not found"}, "message", "delete", id)
-		c.fails(exitError, []string{`queue "p" does not exist; did you mean q?`}, "message", "list", "p")
-		c.fails(exitError, []string{`queue "p" does not exist; did you mean q?`}, "message", "enqueue", "p", "--payload", "1")
+		c.fails(exitError, []string{`queue "orderz" does not exist; did you mean orders?`}, "message", "list", "orderz")
+		c.fails(exitError, []string{`queue "orderz" does not exist; did you mean orders?`}, "message", "enqueue", "orderz", "--payload", "1")
 	})
 }
 

@@ -89,15 +89,34 @@ func withStore(cmd *cobra.Command, cfg *config.Loaded, open anystore.Config, arg
 // closeTimeout limits how long the end of a command may wait for the database.
 const closeTimeout = 5 * time.Second
 
-// withAdmin is with, for what an Admin does. The admin is gone afterwards.
+// withAdmin is with, for what an Admin does.
 func (a *app) withAdmin(do func(ctx context.Context, s *session, admin store.Admin, args []string) error) func(*cobra.Command, []string) error {
 	return a.with(func(ctx context.Context, s *session, args []string) error {
-		admin, err := s.Admin(ctx, store.WorkerOptions{})
+		return s.asAdmin(ctx, func(admin store.Admin) error { return do(ctx, s, admin, args) })
+	})
+}
+
+// asAdmin does something as an Admin, which is gone afterwards.
+func (s *session) asAdmin(ctx context.Context, do func(store.Admin) error) error {
+	admin, err := s.Admin(ctx, store.WorkerOptions{})
+	if err != nil {
+		return err
+	}
+	return closeWorker(ctx, admin, do(admin))
+}
+
+// onID is a command about one message or worker: what names which.
+func (a *app) onID(what string, cmd *cobra.Command, do func(ctx context.Context, s *session, id int64) error) *cobra.Command {
+	cmd.Args = idArg(what)
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	cmd.RunE = a.with(func(ctx context.Context, s *session, args []string) error {
+		id, err := parseID(what, args[0])
 		if err != nil {
 			return err
 		}
-		return closeWorker(ctx, admin, do(ctx, s, admin, args))
+		return do(ctx, s, id)
 	})
+	return cmd
 }
 
 // closeWorker removes an ephemeral worker, also after Ctrl-C, and returns the

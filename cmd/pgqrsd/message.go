@@ -20,28 +20,21 @@ func (a *app) messageCommand() *cobra.Command {
 }
 
 func (a *app) messageGet() *cobra.Command {
-	return &cobra.Command{
+	return a.onID("message", &cobra.Command{
 		Use:   "get ID",
 		Short: "Show one message, wherever it is",
 		Example: `  pgqrsd message get 42
   pgqrsd message get 42 -o json`,
-		Args:              idArg("message"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
-			id, err := parseID("message", args[0])
-			if err != nil {
-				return err
-			}
-			m, err := s.Messages().Get(ctx, id)
-			if err != nil {
-				return err
-			}
-			if a.json() {
-				return a.printJSON(view.OfMessage(m))
-			}
-			return a.printFields(messageFields(m))
-		}),
-	}
+	}, func(ctx context.Context, s *session, id int64) error {
+		m, err := s.Messages().Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		if a.json() {
+			return a.printJSON(view.OfMessage(m))
+		}
+		return a.printFields(messageFields(m))
+	})
 }
 
 func messageFields(m store.Message) [][2]string {
@@ -165,29 +158,22 @@ func situation(m store.Message) string {
 }
 
 func (a *app) messageDelete() *cobra.Command {
-	return &cobra.Command{
+	return a.onID("message", &cobra.Command{
 		Use:   "delete ID",
 		Short: "Delete a ready or delayed message",
 		Long: `Delete a ready or delayed message. It leaves no trace in the archive. A leased
 message is its worker's and cannot be deleted.`,
-		Example:           "  pgqrsd message delete 42",
-		Args:              idArg("message"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
-			id, err := parseID("message", args[0])
-			if err != nil {
-				return err
-			}
-			if err := s.Messages().Delete(ctx, id); err != nil {
-				return err
-			}
-			if a.json() {
-				return a.printJSON(deletedID{id, true})
-			}
-			a.say("message %d deleted", id)
-			return nil
-		}),
-	}
+		Example: "  pgqrsd message delete 42",
+	}, func(ctx context.Context, s *session, id int64) error {
+		if err := s.Messages().Delete(ctx, id); err != nil {
+			return err
+		}
+		if a.json() {
+			return a.printJSON(deletedID{id, true})
+		}
+		a.say("message %d deleted", id)
+		return nil
+	})
 }
 
 type deletedID struct {

@@ -80,22 +80,8 @@ func (a *app) printWorkers(workers []store.WorkerRecord, page store.Page) error 
 	}, rows)
 }
 
-// onWorker is a command about one worker.
-func (a *app) onWorker(cmd *cobra.Command, do func(ctx context.Context, s *session, id int64) error) *cobra.Command {
-	cmd.Args = idArg("worker")
-	cmd.ValidArgsFunction = cobra.NoFileCompletions
-	cmd.RunE = a.with(func(ctx context.Context, s *session, args []string) error {
-		id, err := parseID("worker", args[0])
-		if err != nil {
-			return err
-		}
-		return do(ctx, s, id)
-	})
-	return cmd
-}
-
 func (a *app) workerGet() *cobra.Command {
-	return a.onWorker(&cobra.Command{
+	return a.onID("worker", &cobra.Command{
 		Use:     "get ID",
 		Short:   "Show one worker",
 		Example: "  pgqrsd worker get 7",
@@ -117,7 +103,7 @@ func (a *app) workerGet() *cobra.Command {
 
 // transition is a command that moves a worker to another state.
 func (a *app) transition(cmd *cobra.Command, to store.WorkerState) *cobra.Command {
-	return a.onWorker(cmd, func(ctx context.Context, s *session, id int64) error {
+	return a.onID("worker", cmd, func(ctx context.Context, s *session, id int64) error {
 		if err := s.Workers().Transition(ctx, id, to); err != nil {
 			return err
 		}
@@ -170,7 +156,7 @@ see ` + "`pgqrsd worker messages`" + ` and ` + "`pgqrsd worker release`" + `.`,
 }
 
 func (a *app) workerHeartbeat() *cobra.Command {
-	return a.onWorker(&cobra.Command{
+	return a.onID("worker", &cobra.Command{
 		Use:   "heartbeat ID",
 		Short: "Say on a worker's behalf that it lives",
 		Long: `Say on a worker's behalf that it lives, which keeps its messages from being
@@ -193,7 +179,7 @@ given to others for another while.`,
 }
 
 func (a *app) workerDelete() *cobra.Command {
-	return a.onWorker(&cobra.Command{
+	return a.onID("worker", &cobra.Command{
 		Use:     "delete ID",
 		Short:   "Remove a stopped worker's row",
 		Example: "  pgqrsd worker delete 7",

@@ -15,43 +15,33 @@ import (
 
 func (a *app) workerMessages() *cobra.Command {
 	var page store.Page
-	cmd := &cobra.Command{
-		Use:               "messages ID",
-		Short:             "List the messages that a worker holds",
-		Example:           "  pgqrsd worker messages 7",
-		Args:              idArg("worker"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: a.withAdmin(func(ctx context.Context, _ *session, admin store.Admin, args []string) error {
-			id, err := parseID("worker", args[0])
-			if err != nil {
-				return err
-			}
+	cmd := a.onID("worker", &cobra.Command{
+		Use:     "messages ID",
+		Short:   "List the messages that a worker holds",
+		Example: "  pgqrsd worker messages 7",
+	}, func(ctx context.Context, s *session, id int64) error {
+		return s.asAdmin(ctx, func(admin store.Admin) error {
 			messages, err := admin.WorkerMessages(ctx, id, page)
 			if err != nil {
 				return err
 			}
 			return a.printMessages("messages", messages, page)
-		}),
-	}
+		})
+	})
 	pageFlags(cmd, &page)
 	return cmd
 }
 
 func (a *app) workerRelease() *cobra.Command {
-	return &cobra.Command{
+	return a.onID("worker", &cobra.Command{
 		Use:   "release ID",
 		Short: "Give back all that a worker holds",
 		Long: `Give back all messages that a worker holds, without costing them an attempt. The
 worker, if it still runs, finds its leases lost, and what it settles changes
 nothing.`,
-		Example:           "  pgqrsd worker release 7",
-		Args:              idArg("worker"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: a.withAdmin(func(ctx context.Context, _ *session, admin store.Admin, args []string) error {
-			id, err := parseID("worker", args[0])
-			if err != nil {
-				return err
-			}
+		Example: "  pgqrsd worker release 7",
+	}, func(ctx context.Context, s *session, id int64) error {
+		return s.asAdmin(ctx, func(admin store.Admin) error {
 			n, err := admin.ReleaseWorker(ctx, id)
 			if err != nil {
 				return err
@@ -64,8 +54,8 @@ nothing.`,
 			}
 			a.say("%d messages of worker %d released", n, id)
 			return nil
-		}),
-	}
+		})
+	})
 }
 
 // maxAgeFlag is --max-age, which is worker_timeout where it is not given.

@@ -59,7 +59,7 @@ var errNotInstalled = fmt.Errorf("the database has no tables of pgqrsd; run `pgq
 // timedOut tells the statement timeout from the caller's own deadline.
 func timedOut(caller context.Context, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && caller.Err() == nil {
-		return fmt.Errorf("the statement timeout passed: %w", store.ErrUnavailable)
+		return fmt.Errorf("the database is busy, and the statement timeout passed; try again: %w", store.ErrUnavailable)
 	}
 	return err
 }

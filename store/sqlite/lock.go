@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -22,17 +23,30 @@ import (
 // store.ErrUnavailable. The lock is a file beside the database; it ends with
 // the process, however that ends.
 func LockForRun(path string) (release func() error, err error) {
+	path, err = realPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s for this daemon: %w", path, err)
+	}
 	f, err := lockFile(path + ".lock")
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("another pgqrsd%s runs on %s; stop it first: %w", holder(path+".lock"), path, store.ErrUnavailable)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lock %s for this daemon: %w", path, err)
+		return nil, fmt.Errorf("lock %s for this daemon: %w: %w", path, err, store.ErrUnavailable)
 	}
 	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s for this daemon: %w", path, err), unlockFile(f))
 	}
 	return func() error { return unlockFile(f) }, nil
+}
+
+// realPath is one name for a file, whatever links lead to it, so that its locks
+// are beside it and everyone finds them. The file need not exist.
+func realPath(path string) (string, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	return filepath.Abs(path)
 }
 
 // holder names the process that wrote its id into a lock file, if it did.

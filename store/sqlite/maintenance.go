@@ -43,7 +43,7 @@ const (
 SELECT q.id, q.name, sum(c.held) FROM claims c JOIN queues q ON q.id = c.queue_id
 WHERE ` + whereClaimed + ` GROUP BY q.id`
 	sqlClaimedStarted = `
-SELECT m.id, q.name, m.attempts, q.max_attempts, m.errors, l.worker_id
+SELECT m.id, m.attempts, q.max_attempts, m.errors, l.worker_id
 FROM leases l CROSS JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim
     CROSS JOIN messages m ON m.id = l.message_id CROSS JOIN queues q ON q.id = m.queue_id
 WHERE l.started AND ` + whereClaimed

@@ -31,6 +31,7 @@ func openReader(path string) (*reader, error) {
 	return r, nil
 }
 
+// close waits for those who read. Whoever comes later finds the database closed.
 func (r *reader) close() error {
 	var errs []error
 	for range readers {
@@ -38,7 +39,11 @@ func (r *reader) close() error {
 			errs = append(errs, s.close())
 		}
 	}
-	return errors.Join(append(errs, r.db.Close())...)
+	errs = append(errs, r.db.Close())
+	for range readers {
+		r.idle <- nil
+	}
+	return errors.Join(errs...)
 }
 
 // view is a reading transaction: one snapshot of the database.

@@ -44,6 +44,9 @@ func pool(path string, n int, pragmas ...string) (*sql.DB, error) {
 type session struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+	// ran counts the statements that were run, so that a test can hold that
+	// they do not grow with a batch.
+	ran int
 }
 
 func openSession(ctx context.Context, db *sql.DB) (*session, error) {
@@ -72,8 +75,9 @@ func (s *session) discard() {
 	_ = s.conn.Close()
 }
 
-// stmt prepares a statement once.
+// stmt prepares a statement once, for one run.
 func (s *session) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	s.ran++
 	if stmt := s.stmts[query]; stmt != nil {
 		return stmt, nil
 	}

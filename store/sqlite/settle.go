@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -24,7 +23,6 @@ type changes struct {
 // attempted is what is known of a leased message whose attempt is recorded.
 type attempted struct {
 	id          int64
-	queue       string
 	attempts    int
 	maxAttempts int
 	errors      []byte
@@ -156,7 +154,7 @@ func (c *changes) write(t *tx) error {
 
 const (
 	sqlAttempted = `
-SELECT m.id, q.name, m.attempts, q.max_attempts, m.errors, l.worker_id
+SELECT m.id, m.attempts, q.max_attempts, m.errors, l.worker_id
 FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value
     CROSS JOIN queues q ON q.id = m.queue_id CROSS JOIN leases l ON l.message_id = m.id`
 	sqlEndLeases = `DELETE FROM leases WHERE message_id IN (SELECT value FROM json_each(?1))`
@@ -178,7 +176,7 @@ DELETE FROM claims WHERE (worker_id, claim) IN (SELECT worker_id, claim FROM f) 
 func scanAttempted(use func(attempted)) func(*sql.Rows) error {
 	return func(rows *sql.Rows) error {
 		var m attempted
-		if err := rows.Scan(&m.id, &m.queue, &m.attempts, &m.maxAttempts, &m.errors, &m.worker); err != nil {
+		if err := rows.Scan(&m.id, &m.attempts, &m.maxAttempts, &m.errors, &m.worker); err != nil {
 			return err
 		}
 		use(m)
@@ -208,17 +206,17 @@ func (t *tx) endLeases(leases []store.Lease) error {
 }
 
 func (c *consumer) Settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
-	settled, err := c.d.settle(ctx, outcomes)
+	settled, err := c.d.settle(ctx, c.queue, outcomes)
 	if err != nil {
 		return nil, fmt.Errorf("settle %d messages of queue %s: %w", len(outcomes), c.queue, err)
 	}
 	return settled, nil
 }
 
-// settle records outcomes in one transaction.
-func (d *database) settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
+// settle records outcomes of messages of a queue in one transaction.
+func (d *database) settle(ctx context.Context, queue string, outcomes []store.Outcome) ([]store.Settled, error) {
 	settled := make([]store.Settled, len(outcomes))
-	s := settlement{outcomes: outcomes, settled: settled}
+	s := settlement{queue: queue, outcomes: outcomes, settled: settled}
 	if !s.check() {
 		return settled, nil
 	}
@@ -230,6 +228,7 @@ func (d *database) settle(ctx context.Context, outcomes []store.Outcome) ([]stor
 
 // settlement is a call of Settle. Outcomes whose settled has an error are out.
 type settlement struct {
+	queue     string
 	outcomes  []store.Outcome
 	settled   []store.Settled
 	failing   idList // those that need to be read first
@@ -279,9 +278,8 @@ func (s *settlement) write(t *tx) error {
 		return errNothing
 	}
 	if back {
-		// Which queue they are of costs a read; releasing is rare.
 		clear(t.w.marks)
-		t.wake("")
+		t.wake(s.queue)
 	}
 	if err := s.changes.write(t); err != nil {
 		return err
@@ -320,6 +318,12 @@ func (s *settlement) refuse(t *tx) (map[string]int64, error) {
 	if err != nil {
 		return nil, err
 	}
+	return queue, s.refuseUnknown(t, queue)
+}
+
+// refuseUnknown refuses the outcomes that enqueue to other queues than these.
+func (s *settlement) refuseUnknown(t *tx, queue map[string]int64) error {
+	var names []string // read once, for all that are refused
 	for i, o := range s.outcomes {
 		if s.settled[i].Err != nil {
 			continue
@@ -328,15 +332,16 @@ func (s *settlement) refuse(t *tx) (map[string]int64, error) {
 			if _, found := queue[m.Queue]; found {
 				continue
 			}
-			unknown := unknownQueue(t, m.Queue)
-			if !errors.Is(unknown, store.ErrNotFound) {
-				return nil, unknown
+			if names == nil {
+				if err := t.rows(sqlQueueNames, nil, collect(&names)); err != nil {
+					return err
+				}
 			}
-			s.settled[i].Err = unknown
+			s.settled[i].Err = &store.UnknownQueueError{Queue: m.Queue, Near: store.NearNames(m.Queue, names)}
 			break
 		}
 	}
-	return queue, nil
+	return nil
 }
 
 // read reads the messages whose attempts have failed.

@@ -103,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (store.Store, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	path, err := filepath.Abs(cfg.Path)
+	path, err := realPath(cfg.Path)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", cfg.Path, err)
 	}

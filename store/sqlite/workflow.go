@@ -141,7 +141,7 @@ func (w workflow) Fail(ctx context.Context, lease store.Lease, reason string) er
 
 func (w workflow) settle(ctx context.Context, o store.Outcome) error {
 	if o.ID == w.id {
-		settled, err := w.d.settle(ctx, []store.Outcome{o})
+		settled, err := w.d.settle(ctx, "", []store.Outcome{o})
 		if err != nil {
 			return err
 		}

@@ -63,11 +63,14 @@ func (w *writer) connect(ctx context.Context) error {
 	return nil
 }
 
+// close waits for its turn. Whoever comes later finds the database closed.
 func (w *writer) close() error {
-	w.turn <- struct{}{} // and kept: nobody writes from here on
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
 	var err error
 	if w.s != nil {
 		err = w.s.close()
+		w.s = nil
 	}
 	return errors.Join(err, w.db.Close())
 }

@@ -21,7 +21,9 @@ type LeasedMessage struct {
 	MaxAttempts int
 	Priority    int
 	EnqueuedAt  time.Time
-	// Waited is how long the message was on the queue, by the database's clock.
+	// Waited is how long the message has been ready, by the database's clock:
+	// since it was enqueued, was due, failed or was replayed. One that was
+	// released, or not started when its lease ran out, has waited on.
 	Waited  time.Duration
 	Headers map[string]string
 	// Payload is the bytes of the row.

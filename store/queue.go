@@ -103,7 +103,8 @@ func ValidateQueueName(name string) error {
 type QueueMetrics struct {
 	Queue                                         string
 	Ready, Delayed, Leased, Done, Dead, Cancelled int64
-	// OldestReady is how long the oldest ready message has waited; 0 when none waits.
+	// OldestReady is how long the oldest ready message has waited, as
+	// LeasedMessage.Waited counts; 0 when none waits.
 	OldestReady time.Duration
 	// Estimated says that a count above the sampling limit is an estimate.
 	Estimated bool

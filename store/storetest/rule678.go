@@ -159,11 +159,42 @@ func stampsAreTheClocks(f *fixture) {
 	equalTime(f, "enqueued at", f.get(id).EnqueuedAt, t2)
 }
 
+// waited follows one message: what it waits for is its turn, not a time.
 func waited(f *fixture) {
-	q := f.queue("q")
-	f.enqueue(q, 1)
-	f.clock.Advance(90 * time.Second)
-	equal(f, "waited", f.take1(f.consumer(q)).Waited, 90*time.Second)
+	q := f.queue("q", attempts(9))
+	a, c := f.admin(), f.consumer(q)
+	f.enqueue(q, 1, withDelay(time.Hour))
+	f.clock.Advance(time.Hour + 10*time.Second)
+	f.promote(a, 1, 1, -1)
+	take := func(want time.Duration) store.LeasedMessage {
+		f.Helper()
+		equal(f, "oldest ready", f.metrics(a, q).OldestReady, want)
+		l := f.take1(c)
+		equal(f, "waited", l.Waited, want)
+		return l
+	}
+	l := take(10 * time.Second) // since it was due
+	f.clock.Advance(5 * time.Second)
+	f.settle(c, outcome(l, store.OutcomeRelease))
+	l = take(15 * time.Second) // it has waited on
+	f.clock.Advance(time.Second)
+	f.settle(c, outcome(l, store.OutcomeRetry))
+	f.clock.Advance(3 * time.Second)
+	l = take(3 * time.Second) // since it failed
+	f.settle(c, outcome(l, store.OutcomeDiscard))
+	f.clock.Advance(time.Hour)
+	errs, err := f.s.Archive().Replay(f.ctx, l.ID)
+	f.allOK(errs, err)
+	f.clock.Advance(7 * time.Second)
+	l = take(7 * time.Second) // since it was replayed
+	f.runOut()
+	f.gaveBack(a, store.GivenBack{Ready: 1})
+	l = take(7*time.Second + lease + time.Millisecond) // it had not started
+	f.start(c, l)
+	f.runOut()
+	f.gaveBack(a, store.GivenBack{Ready: 1})
+	f.clock.Advance(time.Second)
+	take(time.Second) // since it failed for want of a lease
 }
 
 // databaseClock is the one case without an injected clock.

@@ -166,16 +166,20 @@ func (q *queue) Started(refs []host.Ref) {
 // Results is called with what became of jobs.
 func (q *queue) Results(results []host.Result) {
 	now := time.Now()
-	var total time.Duration
+	// Those that never ran say nothing of the handler's pace.
+	ran, total := 0, time.Duration(0)
 	for i := range results {
-		total += results[i].Elapsed
 		if results[i].Started {
+			ran++
+			total += results[i].Elapsed
 			q.m.run.Observe(results[i].Elapsed.Seconds())
 		}
 	}
 	q.mu.Lock()
-	q.pace.results(now, len(results), total)
-	q.heard = now
+	if ran > 0 {
+		q.pace.results(now, ran, total)
+		q.heard = now
+	}
 	for i := range results {
 		r := &results[i]
 		// One that is not there lost its lease: whatever it did is not recorded.

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -138,10 +137,9 @@ func (d *Daemon) listen(ctx context.Context) error {
 	var back retry
 	for ctx.Err() == nil {
 		began := time.Now()
-		d.listening.Store(true)
-		var woken atomic.Bool
 		err := d.cfg.Store.Listen(ctx, func(queue string) {
-			woken.Store(true)
+			// Not before the first: some stores have no wake-ups to give.
+			d.listening.Store(true)
 			d.wakeQueue(queue)
 			d.due.raise()
 			if queue == "" {
@@ -155,10 +153,8 @@ func (d *Daemon) listen(ctx context.Context) error {
 		if fatal(err) {
 			return err
 		}
-		if err == nil || (!transient(err) && time.Since(began) < retryMax) {
-			d.log.Warn("wake-ups from the database ended; polling until they are back", "error", err)
-		}
-		if woken.Load() || time.Since(began) > retryMax {
+		d.log.Debug("wake-ups from the database ended; polling until they are back", "error", err)
+		if time.Since(began) > retryMax {
 			back.reset()
 		}
 		// What came while nobody listened is found by asking.

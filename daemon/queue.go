@@ -202,7 +202,7 @@ func (q *queue) claimFailed(ctx context.Context, back *retry, err error) error {
 	case errors.As(err, &notReady):
 		q.d.pulseNow.raise()
 	case errors.As(err, &unknown):
-		q.d.close(q, "the queue was deleted; it is not served until the next reload or restart")
+		q.d.close(q, "the queue was deleted; if it is made again, it is served after a restart of the daemon")
 		return nil
 	default:
 		q.log.Error("messages could not be leased; trying again", "error", err)

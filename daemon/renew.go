@@ -17,7 +17,7 @@ const (
 	markAfter = 50 * time.Millisecond
 	// recallAfter is how long a job may wait in a handler for its start while
 	// nothing there ends. Then it is asked back: another daemon may have room.
-	recallAfter = 2 * time.Second
+	recallAfter = time.Second
 	// beatEvery is how often progress is published.
 	beatEvery = time.Second
 )

@@ -13,7 +13,7 @@ import (
 
 // The most that one transaction records.
 const (
-	maxSettle      = 1000
+	maxSettle      = 2000
 	maxSettleBytes = 8 << 20
 )
 

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -135,31 +133,17 @@ it. The exit status is 1 if the daemon would refuse it.`,
 }
 
 func (a *app) checkHandler(ctx context.Context, cfg *config.Loaded, path string) error {
-	dir, err := checkDir(cfg.Daemon.StateDir)
-	if err != nil {
-		return fmt.Errorf("check handler %s: %w", path, err)
-	}
-	defer os.RemoveAll(dir)
-	status, err := host.Check(ctx, path, host.Config{
-		StateDir:    dir,
+	status, refused := host.Check(ctx, path, host.Config{
 		Version:     versionText(),
 		Settings:    host.Settings{Handlers: handlerSettings(cfg)},
 		CancelGrace: cfg.Daemon.CancelGrace,
 		Logger:      slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
-	if err != nil {
-		return fmt.Errorf("check handler %s: %w", path, err)
-	}
-	if status.Queues == nil {
-		status.Queues = []string{}
-	}
+	status.PID = 0 // it has ended
 	if err := a.printHandler(status); err != nil {
 		return err
 	}
-	if status.State != host.Serving {
-		return fmt.Errorf("the daemon would not run %s: it is %s: %s", path, status.State, status.Error)
-	}
-	return nil
+	return refused
 }
 
 func (a *app) printHandler(status host.Status) error {
@@ -168,19 +152,6 @@ func (a *app) printHandler(status host.Status) error {
 	}
 	return a.printFields([][2]string{
 		{"name", status.Name}, {"path", status.Path}, {"state", string(status.State)}, {"queues", strings.Join(status.Queues, ", ")},
-		{"version", status.Version}, {"sdk", status.SDK}, {"error", status.Error},
+		{"version", status.Version}, {"sdk", status.SDK},
 	})
-}
-
-// checkDir makes a directory of the check's own, beside the daemon's state if
-// that may be written: there handlers can be executed, which a hardened /tmp
-// forbids.
-func checkDir(stateDir string) (string, error) {
-	parent := filepath.Dir(stateDir)
-	if err := os.MkdirAll(parent, 0o700); err == nil {
-		if dir, err := os.MkdirTemp(parent, "check-"); err == nil {
-			return dir, nil
-		}
-	}
-	return os.MkdirTemp("", "pgqrsd-check-")
 }

@@ -102,7 +102,7 @@ func TestUsageErrors(t *testing.T) {
 		"":                                "pgqrsd needs a command: archive, ",
 		"quue":                            `pgqrsd has no command "quue"; did you mean queue?`,
 		"queue":                           "pgqrsd queue needs a command: create, ",
-		"queue lst":                      `pgqrsd queue has no command "lst"; did you mean list`,
+		"queue lst":                       `pgqrsd queue has no command "lst"; did you mean list`,
 		"queue create":                    "pgqrsd queue create needs the NAME of the queue",
 		"queue create a b":                `does not know what to do with "b"`,
 		"queue list a":                    `does not know what to do with "a"`,

@@ -106,7 +106,7 @@ func (r *runner) run(ctx context.Context) error {
 			case sig == syscall.SIGTSTP:
 				r.quiet(d)
 			case !stopping:
-				r.log.Info("stopping; once more stops at once", "signal", sig.String(), "drain_timeout", r.cfg.Daemon.DrainTimeout.String())
+				r.log.Info("asked to stop; a second signal stops at once", "signal", sig.String())
 				stopping = true
 				cancel()
 			default:

@@ -232,6 +232,9 @@ func TestHandlerCheck(t *testing.T) {
 	c.must(os.WriteFile(text, []byte("hello\n"), 0o755))
 	for _, path := range []string{text, "/bin/true"} {
 		c.fails(exitError, []string{path}, "handler", "check", path)
+		if r := c.run("-o", "json", "handler", "check", path); !strings.Contains(r.stdout, `"state": "refused"`) {
+			t.Errorf("handler check of %s prints %s", path, r.stdout)
+		}
 	}
 	c.fails(exitError, []string{"/nope"}, "handler", "check", "/nope")
 	if _, err := os.Stat("/nope"); !errors.Is(err, os.ErrNotExist) {

@@ -91,10 +91,12 @@ const (
 
 // Progress is how far a running job says it is.
 type Progress struct {
-	// Percent is 0 to 100; negative is unknown.
-	Percent float64   `json:"percent"`
-	Message string    `json:"message,omitempty"`
-	At      time.Time `json:"at"`
+	// Percent is 0 to 100; negative is unknown, and so is what is no number.
+	Percent float64 `json:"percent"`
+	// Message is stored as CleanText makes it.
+	Message string `json:"message,omitempty"`
+	// At is when; zero is now, by the database's clock.
+	At time.Time `json:"at"`
 }
 
 // MessageFilter chooses messages. Zero fields choose all.

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -267,8 +268,19 @@ func consumerProgress(f *fixture) {
 	if p := f.get(got[2].ID).Progress; p != nil {
 		f.Fatalf("progress of a message that published none is %+v", p)
 	}
-	f.ok(c.Progress(f.ctx, map[store.Lease]store.Progress{got[0].Lease: {Percent: 20}}))
-	equal(f, "percent", f.get(got[0].ID).Progress.Percent, 20)
+	at := f.clock.Advance(time.Second)
+	f.ok(c.Progress(f.ctx, map[store.Lease]store.Progress{
+		got[0].Lease: {Percent: 20}, got[1].Lease: {Percent: math.NaN()}, got[2].Lease: {Percent: math.Inf(1)},
+	}))
+	p = f.get(got[0].ID).Progress
+	equal(f, "percent", p.Percent, 20)
+	equal(f, "message", p.Message, "")
+	equalTime(f, "progress's time", p.At, at)
+	for _, l := range got[1:] { // what is no number is unknown
+		if p := f.get(l.ID).Progress; p == nil || p.Percent >= 0 {
+			f.Fatalf("progress is %+v", p)
+		}
+	}
 	errs, err := c.Release(f.ctx, got[0].Lease)
 	f.allOK(errs, err)
 	f.take1(c)

@@ -88,7 +88,9 @@ type Consumer interface {
 	// out. No message ready is an empty slice; fewer than limit means that no
 	// more were ready. Errors: ErrInvalid unless limit and lease are positive,
 	// *NotReadyError while the consumer is suspended or stopped,
-	// *UnknownQueueError when the queue was deleted and not made again.
+	// *UnknownQueueError when the queue was deleted. When one of its name is
+	// made again, a consumer registered since then serves it; an earlier one
+	// may, or goes on failing.
 	//
 	// The claim is committed without waiting for the disk: a crash of the
 	// database that loses it makes the messages ready again and every write

@@ -76,7 +76,7 @@ type Store interface {
 	// Ping reports whether the database answers; ErrUnavailable if not.
 	Ping(ctx context.Context) error
 	// Close closes every connection. Workers must be closed before; what is
-	// called after it is ErrUnavailable.
+	// called after it is ErrUnavailable. Closing again does nothing.
 	Close() error
 }
 

@@ -36,6 +36,7 @@ func handleClosed(f *fixture) {
 	other := f.on(f.second())
 	id := f.enqueue1(q)
 	f.ok(other.s.Close())
+	f.ok(other.s.Close())
 	f.is(other.s.Ping(f.ctx), store.ErrUnavailable)
 	_, err := other.s.Messages().Get(f.ctx, id)
 	f.is(err, store.ErrUnavailable)

@@ -67,7 +67,7 @@ func (a *admin) PurgeWorkers(ctx context.Context, olderThan time.Duration) (purg
 
 const sqlWorkerMessages = `
 SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
-    SELECT message_id FROM leases WHERE worker_id = ?1 AND message_id > ?2 ORDER BY message_id LIMIT ?3)
+    SELECT message_id FROM leases WHERE worker_id = ?1 AND message_id > ?2 ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
 
 func (a *admin) WorkerMessages(ctx context.Context, id int64, page store.Page) ([]store.Message, error) {

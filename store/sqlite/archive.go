@@ -170,7 +170,7 @@ func (a archive) Delete(ctx context.Context, id int64) error {
 const sqlPurgeArchivedIDs = `
 SELECT id FROM archive
 WHERE queue_id = ?1 AND state IN (SELECT value FROM json_each(?2)) AND finished_at < ?3
-LIMIT ?4`
+LIMIT ?4 + 0`
 
 func (a archive) Purge(ctx context.Context, queue string, olderThan time.Duration, states ...store.State) (int64, error) {
 	purged, err := a.purge(ctx, queue, olderThan, states)

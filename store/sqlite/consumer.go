@@ -65,7 +65,7 @@ FROM messages m INDEXED BY messages_order
 WHERE m.queue_id = ?1 AND m.priority >= ?2 AND (m.priority > ?2 OR m.id > ?3)
     AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.message_id = m.id)
 ORDER BY m.priority, m.id
-LIMIT ?4`
+LIMIT ?4 + 0`
 	sqlInsertClaim = `
 INSERT INTO claims (worker_id, claim, queue_id, held, leased_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
 	sqlInsertLeases = `

@@ -54,6 +54,12 @@ func translate(err error) error {
 	return err
 }
 
+// isBusy reports whether another connection held the lock.
+func isBusy(err error) bool {
+	e, found := errors.AsType[*driversqlite.Error](err)
+	return found && e.Code()&0xff == sqlite3.SQLITE_BUSY
+}
+
 var errNotInstalled = fmt.Errorf("the database has no tables of pgqrsd; run `pgqrsd install`: %w", store.ErrNotInstalled)
 
 // timedOut tells the statement timeout from the caller's own deadline.

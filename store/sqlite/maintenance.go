@@ -168,7 +168,7 @@ const (
 	sqlNextDue = `SELECT min((SELECT min(due_at) FROM delayed WHERE queue_id = q.id)) FROM queues q`
 	sqlDue     = `
 SELECT d.id, q.id, q.name FROM queues q CROSS JOIN delayed d INDEXED BY delayed_due ON d.queue_id = q.id
-WHERE d.due_at <= ?1 LIMIT ?2`
+WHERE d.due_at <= ?1 LIMIT ?2 + 0`
 	// A message has waited since it was due, not since it was moved.
 	sqlPromote = `
 INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, ready_at, headers, errors, payload)
@@ -234,7 +234,7 @@ const sqlExpired = `
 SELECT a.id FROM queues q JOIN json_each('["done", "cancelled"]') s
     CROSS JOIN archive a INDEXED BY archive_state ON a.queue_id = q.id AND a.state = s.value
 WHERE q.retention >= 0 AND a.finished_at < ?1 - q.retention
-LIMIT ?2`
+LIMIT ?2 + 0`
 
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (purged int64, err error) {
 	if limit <= 0 {

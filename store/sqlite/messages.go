@@ -198,23 +198,23 @@ const (
 SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
     SELECT x.id FROM messages x INDEXED BY messages_order
     WHERE x.queue_id = ?1 AND x.id > ?2 AND NOT EXISTS (SELECT 1 FROM leases WHERE message_id = x.id)
-    ORDER BY x.id LIMIT ?3)
+    ORDER BY x.id LIMIT ?3 + 0)
 ORDER BY m.id`
 	sqlListLeased = `
 SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
     SELECT x.id FROM leases y CROSS JOIN messages x ON x.id = y.message_id
     WHERE x.queue_id = ?1 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3)
+    ORDER BY x.id LIMIT ?3 + 0)
 ORDER BY m.id`
 	sqlListDelayed = `
 SELECT ` + columnsDelayed + fromDelayed + ` WHERE m.id IN (
     SELECT x.id FROM delayed x INDEXED BY delayed_due WHERE x.queue_id = ?1 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3)
+    ORDER BY x.id LIMIT ?3 + 0)
 ORDER BY m.id`
 	sqlListArchived = `
 SELECT ` + columnsArchive + fromArchive + ` WHERE m.id IN (
     SELECT x.id FROM archive x INDEXED BY archive_state WHERE x.queue_id = ?1 AND x.state = ?4 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3)
+    ORDER BY x.id LIMIT ?3 + 0)
 ORDER BY m.id`
 )
 

@@ -31,14 +31,14 @@ FROM p WHERE p.priority IS NOT NULL`
 	sqlSampleLive = `
 SELECT count(*), min(id), max(id),
     (SELECT id FROM messages WHERE queue_id = ?1 ORDER BY priority DESC, id DESC LIMIT 1)
-FROM (SELECT id FROM messages WHERE queue_id = ?1 ORDER BY priority, id LIMIT ?2)`
+FROM (SELECT id FROM messages WHERE queue_id = ?1 ORDER BY priority, id LIMIT ?2 + 0)`
 	sqlSampleDelayed = `
 SELECT count(*), min(due_at), max(due_at), (SELECT max(due_at) FROM delayed WHERE queue_id = ?1)
-FROM (SELECT due_at FROM delayed WHERE queue_id = ?1 ORDER BY due_at LIMIT ?2)`
+FROM (SELECT due_at FROM delayed WHERE queue_id = ?1 ORDER BY due_at LIMIT ?2 + 0)`
 	sqlSampleArchived = `
 SELECT count(*), min(finished_at), max(finished_at),
     (SELECT max(finished_at) FROM archive WHERE queue_id = ?1 AND state = ?3)
-FROM (SELECT finished_at FROM archive WHERE queue_id = ?1 AND state = ?3 ORDER BY finished_at LIMIT ?2)`
+FROM (SELECT finished_at FROM archive WHERE queue_id = ?1 AND state = ?3 ORDER BY finished_at LIMIT ?2 + 0)`
 )
 
 // counter counts a queue's messages in one state.

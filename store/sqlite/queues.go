@@ -27,7 +27,7 @@ INSERT INTO queues (name, kind, max_attempts, retention, created_at) VALUES (?1,
 ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, max_attempts = excluded.max_attempts, retention = excluded.retention
 RETURNING ` + columnsQueue
 	sqlGetQueue    = `SELECT ` + columnsQueue + ` FROM queues WHERE name = ?1`
-	sqlListQueues  = `SELECT ` + columnsQueue + ` FROM queues WHERE id > ?1 ORDER BY id LIMIT ?2`
+	sqlListQueues  = `SELECT ` + columnsQueue + ` FROM queues WHERE id > ?1 ORDER BY id LIMIT ?2 + 0`
 	sqlCountQueues = `SELECT count(*) FROM queues`
 	sqlQueueNames  = `SELECT name FROM queues`
 	sqlQueueIDs    = `SELECT q.name, q.id FROM json_each(?1) n JOIN queues q ON q.name = n.value`
@@ -247,7 +247,7 @@ SELECT id FROM (
     SELECT id FROM messages m WHERE queue_id = ?1 AND id <= ?2
         AND NOT EXISTS (SELECT 1 FROM leases WHERE message_id = m.id)
     UNION ALL SELECT id FROM delayed WHERE queue_id = ?1 AND id <= ?2)
-LIMIT ?3`
+LIMIT ?3 + 0`
 	sqlDeleteMessages = `DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))`
 	sqlDeleteDelayed  = `DELETE FROM delayed WHERE id IN (SELECT value FROM json_each(?1))`
 	sqlDeleteArchived = `DELETE FROM archive WHERE id IN (SELECT value FROM json_each(?1))`

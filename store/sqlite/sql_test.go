@@ -136,6 +136,21 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 	}
 }
 
+// TestNoStatementIsPlannedAnew holds a fact of SQLite: a bare parameter after
+// LIMIT has each run with another limit planned anew, which costs more than
+// most runs. LIMIT ?1 + 0 does not.
+func TestNoStatementIsPlannedAnew(t *testing.T) {
+	bare := regexp.MustCompile(`LIMIT \?\d+(\s*\)|\s*$|\s+[^+\s])`)
+	for name, query := range stringConstants(t) {
+		if strings.HasPrefix(name, "sql") && bare.MatchString(query) {
+			t.Errorf("%s: a bare parameter after LIMIT; write LIMIT ?N + 0", name)
+		}
+	}
+	if !bare.MatchString("SELECT 1 LIMIT ?1") || !bare.MatchString("(SELECT 1 LIMIT ?1)") || bare.MatchString("SELECT 1 LIMIT ?1 + 0") {
+		t.Error("the test does not tell them apart")
+	}
+}
+
 var parameter = regexp.MustCompile(`\?(\d+)`)
 
 func plan(t *testing.T, d *database, query string) []string {

@@ -25,6 +25,13 @@
 // lease is a narrow row beside it. A batch goes to the database as one blob
 // and a table of numbers (see records), so that each operation is a constant
 // number of statements and a payload's bytes are never touched.
+//
+// # Statements
+//
+// Each connection keeps its statements prepared. SQLite may still plan one anew
+// when a parameter changes: where it stands bare after LIMIT (hence LIMIT ?1 + 0
+// everywhere), and where it is compared with = and turns from -1, 0 or 1 into
+// another number (hence ids of queues and workers from 2 on).
 package sqlite
 
 import (

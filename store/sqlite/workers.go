@@ -25,7 +25,7 @@ RETURNING id`
 	whereWorker = `
 WHERE w.id > ?1 AND (?2 = '' OR w.queue = ?2) AND (?3 = '' OR w.kind = ?3) AND (?4 = '' OR w.state = ?4)`
 	sqlGetWorker    = `SELECT ` + columnsWorker + ` FROM workers w WHERE w.id = ?1`
-	sqlListWorkers  = `SELECT ` + columnsWorker + ` FROM workers w` + whereWorker + ` ORDER BY w.id LIMIT ?5`
+	sqlListWorkers  = `SELECT ` + columnsWorker + ` FROM workers w` + whereWorker + ` ORDER BY w.id LIMIT ?5 + 0`
 	sqlCountWorkers = `SELECT count(*) FROM workers w` + whereWorker
 
 	sqlWorkerState = `

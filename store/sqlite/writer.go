@@ -22,6 +22,8 @@ const (
 	sqlFlush       = `PRAGMA synchronous = FULL`
 	sqlNoFlush     = `PRAGMA synchronous = NORMAL`
 	sqlDataVersion = `PRAGMA data_version`
+	// The writer asks for the lock in short waits, to show that it waits.
+	sqlShortWaits = `PRAGMA busy_timeout = 20`
 )
 
 // writer is the one connection that writes. Whoever holds its turn may use the
@@ -30,6 +32,7 @@ type writer struct {
 	turn  chan struct{}
 	db    *sql.DB
 	s     *session // nil after a failure; opened again by the next
+	gate  *gate
 	flush flush
 	// version is SQLite's data_version as last seen: it changes when another
 	// connection has written.
@@ -43,9 +46,9 @@ func openWriter(ctx context.Context, path string) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{turn: make(chan struct{}, 1), db: db}
+	w := &writer{turn: make(chan struct{}, 1), db: db, gate: openGate(path)}
 	if err := w.connect(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
@@ -58,6 +61,9 @@ func (w *writer) connect(ctx context.Context) error {
 	s, err := openSession(ctx, w.db)
 	if err != nil {
 		return err
+	}
+	if _, err := s.exec(ctx, sqlShortWaits); err != nil {
+		return errors.Join(err, s.close())
 	}
 	w.s, w.flush, w.version, w.marks = s, flushed, -1, make(lowWaterMarks)
 	return nil
@@ -72,7 +78,20 @@ func (w *writer) close() error {
 		err = w.s.close()
 		w.s = nil
 	}
-	return errors.Join(err, w.db.Close())
+	return errors.Join(err, w.db.Close(), w.gate.close())
+}
+
+// begin begins a transaction when no other process writes.
+func (w *writer) begin(ctx context.Context) error {
+	w.gate.standBack()
+	defer w.gate.pass()
+	for {
+		_, err := w.s.exec(ctx, sqlBegin)
+		if !isBusy(err) {
+			return err
+		}
+		w.gate.wait()
+	}
 }
 
 // changedOutside reports whether another connection has written since this was
@@ -142,7 +161,7 @@ func (t *tx) run(wait context.Context, how flush, fn func(*tx) error) error {
 	if err := t.setFlush(how); err != nil {
 		return err
 	}
-	if _, err := t.s.exec(wait, sqlBegin); err != nil {
+	if err := t.w.begin(wait); err != nil {
 		return err
 	}
 	// The clock is read inside: whoever writes later has the later time.

@@ -108,6 +108,11 @@ CREATE TABLE leader (
     expires_at INTEGER NOT NULL
 ) STRICT;
 
+-- Ids of queues and workers start at 2. SQLite plans a statement anew whenever
+-- a parameter that it compares with = turns from -1, 0 or 1 into another
+-- number or back, which would be each time that queue 1 and another take turns.
+INSERT INTO sqlite_sequence (name, seq) VALUES ('queues', 1), ('workers', 1);
+
 -- What only workflow runs have beside their message.
 CREATE TABLE runs (
     run_id     INTEGER PRIMARY KEY,

@@ -1,0 +1,87 @@
+package sqlite
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// A writer stands back for at most yieldFor. If the other has not come in
+	// by then, it is not waited for again for a while.
+	yieldFor   = 50 * time.Millisecond
+	yieldAgain = time.Second
+)
+
+// gate is how processes take turns to write. SQLite itself has no queue: who
+// finds the lock taken looks again after a while, and would hardly ever find it
+// free while a busy daemon takes it again microseconds after it gave it up. So
+// whoever waits shows it by a shared lock on the directory of the database, and
+// whoever wants to write looks for that first and stands back.
+//
+// It is a courtesy, and its failures are nobody's error. It is used in turn,
+// as the rest of the writer.
+type gate struct {
+	dir     *os.File // nil where there is none to be had
+	waiting bool
+	rest    time.Time // when it may stand back again
+}
+
+func openGate(path string) *gate {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		dir = nil
+	}
+	return &gate{dir: dir}
+}
+
+func (g *gate) close() error {
+	if g.dir == nil {
+		return nil
+	}
+	dir := g.dir
+	g.dir = nil
+	return dir.Close()
+}
+
+// wait shows that this process waits, until pass.
+func (g *gate) wait() {
+	if g.dir != nil && !g.waiting {
+		g.waiting = unix.Flock(int(g.dir.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+	}
+}
+
+// pass ends wait.
+func (g *gate) pass() {
+	if g.waiting {
+		g.waiting = unix.Flock(int(g.dir.Fd()), unix.LOCK_UN) != nil
+	}
+}
+
+// othersWait reports whether another process shows that it waits.
+func (g *gate) othersWait() bool {
+	if g.dir == nil {
+		return false
+	}
+	if err := unix.Flock(int(g.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return true
+	}
+	_ = unix.Flock(int(g.dir.Fd()), unix.LOCK_UN)
+	return false
+}
+
+// standBack lets another process that waits write first.
+func (g *gate) standBack() {
+	if !g.othersWait() || time.Now().Before(g.rest) {
+		return
+	}
+	for end := time.Now().Add(yieldFor); time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+		if !g.othersWait() {
+			return
+		}
+	}
+	g.rest = time.Now().Add(yieldAgain)
+}

@@ -24,7 +24,8 @@ type daemon struct {
 	dir, dsn, bin string
 	postgres      bool
 	cmd           *exec.Cmd
-	exited        chan error
+	exited        chan struct{} // closed at its end
+	err           error         // of its end
 	log           *os.File
 }
 
@@ -106,8 +107,11 @@ func (d *daemon) start(ctx context.Context) error {
 	if err := d.cmd.Start(); err != nil {
 		return fmt.Errorf("start pgqrsd: %w", err)
 	}
-	d.exited = make(chan error, 1)
-	go func() { d.exited <- d.cmd.Wait() }()
+	d.exited = make(chan struct{})
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.exited)
+	}()
 	return d.poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		var handlers []struct{ Name, State, Error string }
 		if err := d.cliJSON(ctx, &handlers, "handler", "list"); err != nil {
@@ -139,9 +143,8 @@ func (d *daemon) poll(ctx context.Context, every time.Duration, done func() (boo
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-d.exited:
-			d.exited <- err
-			return fmt.Errorf("pgqrsd ended: %w\n%s", errors.Join(err), d.logTail())
+		case <-d.exited:
+			return fmt.Errorf("pgqrsd ended: %w\n%s", errors.Join(d.err), d.logTail())
 		}
 	}
 }
@@ -212,10 +215,9 @@ func (d *daemon) stop() error {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("send SIGTERM to pgqrsd: %w", err)
 	}
-	err := <-d.exited
-	d.exited <- err
-	if err != nil {
-		return fmt.Errorf("pgqrsd did not end well after SIGTERM: %w\n%s", err, d.logTail())
+	<-d.exited
+	if d.err != nil {
+		return fmt.Errorf("pgqrsd did not end well after SIGTERM: %w\n%s", d.err, d.logTail())
 	}
 	return nil
 }

@@ -53,8 +53,8 @@ func candidates() []string {
 	sort.SliceStable(packaged, func(i, j int) bool { return major(packaged[i]) > major(packaged[j]) })
 	dirs = append(dirs, packaged...)
 	if path, err := exec.LookPath("initdb"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target
 		}
 		dirs = append(dirs, filepath.Dir(path))
 	}

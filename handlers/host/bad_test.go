@@ -69,7 +69,7 @@ func TestBadPluginsAreRefusedAndTheOthersServe(t *testing.T) {
 		if !strings.Contains(s.Error, want) {
 			t.Errorf("%s: error %q, want %q", name, s.Error, want)
 		}
-		if len(s.Error) > 700 || strings.ContainsAny(s.Error, "\n\x00") {
+		if len(s.Error) > 600 || strings.ContainsAny(s.Error, "\n\x00") {
 			t.Errorf("%s: the error is a dump of %d bytes", name, len(s.Error))
 		}
 		// One line says it; nowork served for a moment and so has more.

@@ -1,7 +1,3 @@
-// Package host finds handler binaries, starts each as a process, speaks to it
-// over one gRPC stream, restarts it when it crashes and drains it when it must
-// go. It knows nothing of leases or databases: the daemon sends jobs down a
-// Lane and gets exactly one Result for each in a Sink.
 package host
 
 import (

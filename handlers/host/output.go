@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -143,23 +144,24 @@ func (o *output) firstLine() (string, bool) {
 	return *o.first, true
 }
 
-// said returns what a process that failed to start wrote last, or the
-// beginning of its panic, to be added to an error; empty if nothing.
+// said returns what a process that failed to start wrote to stderr last, or
+// the beginning of its panic, to be added to an error; empty if nothing.
 func (o *output) said() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.panicked != "" {
 		return "; it said: " + short(o.panicked)
 	}
-	if len(o.held) == 0 {
+	var parts []string
+	for _, l := range o.held {
+		if l.stream == "stderr" {
+			parts = append(parts, short(l.text))
+		}
+	}
+	if len(parts) == 0 {
 		return ""
 	}
-	lines := o.held[max(0, len(o.held)-3):]
-	parts := make([]string, len(lines))
-	for i, l := range lines {
-		parts[i] = short(l.text)
-	}
-	return "; it said: " + strings.Join(parts, " / ")
+	return "; it said: " + short(strings.Join(parts[max(0, len(parts)-3):], " / "))
 }
 
 // panicLine returns how a panic that ended the process began; empty if none.
@@ -169,21 +171,23 @@ func (o *output) panicLine() string {
 	return o.panicked
 }
 
-// short makes a line fit into another line.
-func short(s string) string {
-	const limit = 200
-	s = cleanText(s)
-	if r := []rune(s); len(r) > limit {
-		s = string(r[:limit]) + "..."
-	}
-	return s
-}
+// short makes a line fit into another line: printable, and of at most 200
+// bytes or a few more.
+func short(s string) string { return printable(s, 200) }
 
-func quoteShort(s string) string {
-	const limit = 60
-	s = cleanText(s)
-	if r := []rune(s); len(r) > limit {
-		return fmt.Sprintf("%q...", string(r[:limit]))
+func quoteShort(s string) string { return `"` + printable(s, 50) + `"` }
+
+func printable(s string, limit int) string {
+	var b strings.Builder
+	for _, r := range s {
+		if b.Len() >= limit {
+			b.WriteString("...")
+			break
+		}
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			r = '?'
+		}
+		b.WriteRune(r)
 	}
-	return fmt.Sprintf("%q", s)
+	return b.String()
 }

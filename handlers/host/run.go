@@ -55,8 +55,9 @@ func (h *Host) begin() {
 	for name := range h.units {
 		h.unsettled[name] = true
 	}
-	// A file that is being copied all the time must not hold up readiness.
-	time.AfterFunc(h.cfg.StartTimeout+time.Second, func() {
+	// A file that keeps changing must not hold up readiness. This is longer than
+	// any start takes, staging included.
+	time.AfterFunc(2*h.cfg.StartTimeout, func() {
 		h.post(func() { clear(h.unsettled) })
 	})
 }

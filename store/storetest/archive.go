@@ -143,15 +143,15 @@ func archivePurge(f *fixture) {
 	equal(f, "archived messages of the other queue", n, 3)
 }
 
+// archivePurgeSteps: with a run go its steps and its key.
 func archivePurgeSteps(f *fixture) {
-	c, l := f.leasedRun()
-	f.step(l, "one", 0, `1`)
-	f.done(c, l)
+	q, id := f.finishedRun("k")
 	f.clock.Advance(time.Second)
-	n, err := f.s.Archive().Purge(f.ctx, c.Queue(), 0)
+	n, err := f.s.Archive().Purge(f.ctx, q, 0)
 	f.ok(err)
 	equal(f, "archived messages purged", n, 1)
-	f.noSteps(l.ID)
+	f.noSteps(id)
+	f.run(q, "k")
 }
 
 func archiveReplay(f *fixture) {

@@ -243,13 +243,25 @@ func stepRunsApart(f *fixture) {
 	equal(f, "output", string(f.acquire(got[1], "fetch", 0, false).Record().Output), `2`)
 }
 
-func stepArchiveDelete(f *fixture) {
-	c, l := f.leasedRun()
+// finishedRun runs a workflow with a key and one step to its end.
+func (f *fixture) finishedRun(key string) (queue string, id int64) {
+	f.Helper()
+	queue = f.flow("flow")
+	id = f.run(queue, key)
+	c := f.consumer(queue)
+	l := f.take1(c)
 	f.step(l, "fetch", 0, `1`)
 	f.done(c, l)
-	equal(f, "steps", len(f.steps(l.ID)), 1)
-	f.ok(f.s.Archive().Delete(f.ctx, l.ID))
-	f.noSteps(l.ID)
+	equal(f, "steps", len(f.steps(id)), 1)
+	return queue, id
+}
+
+// stepArchiveDelete: with a run go its steps and its key.
+func stepArchiveDelete(f *fixture) {
+	q, id := f.finishedRun("k")
+	f.ok(f.s.Archive().Delete(f.ctx, id))
+	f.noSteps(id)
+	f.run(q, "k")
 }
 
 // stepWithOutcome records steps together with an outcome: one that is running,

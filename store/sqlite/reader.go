@@ -73,6 +73,8 @@ func (r *reader) snapshot(ctx context.Context, s *session, fn func(view) error) 
 		}
 	}
 	if _, err := s.exec(ctx, sqlSnapshot); err != nil {
+		// As the writer's begin: it may have begun for all that.
+		_, _ = s.exec(context.WithoutCancel(ctx), sqlRollback)
 		return s, err
 	}
 	err := fn(view{transaction{ctx, s}})

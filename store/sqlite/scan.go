@@ -76,8 +76,8 @@ const (
 // scanner is a row to scan.
 type scanner interface{ Scan(dest ...any) error }
 
-// scanMessage reads a message, and after it what more the row holds.
-func scanMessage(row scanner, more ...any) (store.Message, error) {
+// scanMessage reads a row of the columns above.
+func scanMessage(row scanner) (store.Message, error) {
 	var (
 		m                                        store.Message
 		headers, payload, errs, progress, output []byte
@@ -85,9 +85,9 @@ func scanMessage(row scanner, more ...any) (store.Message, error) {
 		due, worker, leasedAt, expires, finished sql.NullInt64
 		started                                  sql.NullBool
 	)
-	dest := []any{&m.ID, &m.Queue, &m.State, &m.Priority, &m.Attempts, &headers, &payload, &errs, &enqueued, &due,
-		&worker, &started, &leasedAt, &expires, &progress, &output, &finished}
-	if err := row.Scan(append(dest, more...)...); err != nil {
+	err := row.Scan(&m.ID, &m.Queue, &m.State, &m.Priority, &m.Attempts, &headers, &payload, &errs, &enqueued, &due,
+		&worker, &started, &leasedAt, &expires, &progress, &output, &finished)
+	if err != nil {
 		return store.Message{}, err
 	}
 	m.Payload, m.Output = payload, output

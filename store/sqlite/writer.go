@@ -87,7 +87,13 @@ func (w *writer) begin(ctx context.Context) error {
 	defer w.gate.pass()
 	for {
 		_, err := w.s.exec(ctx, sqlBegin)
+		if err == nil {
+			return nil
+		}
 		if !isBusy(err) {
+			// A caller who leaves at that moment hears of it even if the
+			// transaction has begun. Otherwise this fails, and that is well.
+			_, _ = w.s.exec(context.WithoutCancel(ctx), sqlRollback)
 			return err
 		}
 		w.gate.wait()

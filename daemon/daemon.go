@@ -16,6 +16,9 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
+// startTime is how long the registration in the database may take.
+const startTime = 30 * time.Second
+
 // ErrReleased is what Run returns after ReleaseNow.
 var ErrReleased = errors.New("stopped at once; running jobs were killed and released")
 
@@ -114,7 +117,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		return err
 	}
 	d.host.Store(h)
-	l, err := d.listenHTTP(ctx)
+	l, err := d.listenHTTP(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
@@ -143,8 +146,11 @@ func (d *Daemon) newHost(s *slot) (*host.Host, error) {
 	})
 }
 
-// start registers the daemon in the database.
+// start registers the daemon in the database. A stop that is asked for
+// meanwhile waits for it, and then undoes it in good order.
 func (d *Daemon) start(ctx context.Context, s *slot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTime)
+	defer cancel()
 	if err := d.workers.start(ctx, s); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -25,12 +24,14 @@ type database struct {
 	since time.Time
 }
 
-// note passes on the error of a call to the store.
+// note passes on the error of a call to the store. Only success and
+// ErrUnavailable say something about the database: other errors may be found
+// before it is asked.
 func (b *database) note(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err // says nothing about the database
-	}
 	down := errors.Is(err, store.ErrUnavailable)
+	if err != nil && !down {
+		return err
+	}
 	b.mu.Lock()
 	was, since := b.down, b.since
 	if was == down {

@@ -41,6 +41,7 @@ type job struct {
 	marked   bool // recorded as started
 	recalled bool // asked back because it did not start
 	asked    bool // a Settle that held it failed; it may have been recorded
+	size     int  // of the payload
 	started  time.Time
 	outcome  store.Outcome
 }
@@ -57,6 +58,7 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 	}
 	slab := make([]handlerpb.Job, len(msgs))
 	out := make([]*handlerpb.Job, len(msgs))
+	sizes := 0
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.consumer != consumer {
@@ -67,7 +69,9 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 	q.claims[c.number] = c
 	for i := range msgs {
 		m, j, p := &msgs[i], &c.jobs[i], &slab[i]
-		j.lease, j.claim, j.attempt = m.Lease, c, m.Attempt
+		j.lease, j.claim, j.attempt, j.size = m.Lease, c, m.Attempt, len(m.Payload)
+		sizes += j.size
+		q.held += j.size
 		q.jobs[j.ref()] = j
 		p.Id, p.Claim, p.Queue = m.ID, c.number, q.name
 		p.Attempt, p.MaxAttempts = uint32(m.Attempt), uint32(m.MaxAttempts) //nolint:gosec // small and positive
@@ -76,6 +80,7 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 		p.Headers, p.Payload = m.Headers, m.Payload
 		out[i] = p
 	}
+	q.size += (float64(sizes)/float64(len(msgs)) - q.size) / 2
 	q.m.inFlight.Set(float64(len(q.jobs)))
 	return c, out
 }
@@ -92,13 +97,19 @@ func (q *queue) giveBack(c *claim) {
 
 // finish moves a job from the handler to the results. It wants the lock.
 func (q *queue) finish(j *job, o store.Outcome) {
-	delete(q.jobs, j.ref())
-	if !j.marked {
-		j.claim.unmarked--
-	}
+	q.leave(j)
 	j.place, j.outcome = ended, o
 	q.results = append(q.results, j)
 	q.bytes += outcomeBytes(&o)
+}
+
+// leave takes a job off the handler's list. It wants the lock.
+func (q *queue) leave(j *job) {
+	delete(q.jobs, j.ref())
+	q.held -= j.size
+	if !j.marked {
+		j.claim.unmarked--
+	}
 }
 
 // drop forgets jobs for good. It wants the lock.
@@ -107,10 +118,7 @@ func (q *queue) drop(j *job) {
 	case gone:
 		return
 	case running:
-		delete(q.jobs, j.ref())
-		if !j.marked {
-			j.claim.unmarked--
-		}
+		q.leave(j)
 	case ended:
 		q.bytes -= outcomeBytes(&j.outcome)
 	}

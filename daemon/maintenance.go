@@ -175,9 +175,11 @@ func (m *maintenance) promoteDue(ctx context.Context, admin store.Admin) error {
 		if moved == promoteBatch || next == 0 && moved > 0 {
 			continue
 		}
-		longest := m.d.cfg.MaintenanceInterval
+		// Who delays a message wakes this daemon; the look without is for the
+		// wake-up that got lost.
+		longest := 3 * m.d.cfg.MaintenanceInterval
 		if !m.d.listening.Load() {
-			longest = min(longest, promoteDeaf)
+			longest = min(m.d.cfg.MaintenanceInterval, promoteDeaf)
 		}
 		if next < 0 || next > longest {
 			next = longest

@@ -44,6 +44,8 @@ type queue struct {
 	claims    map[int64]*claim
 	claimed   int64     // the last claim's number
 	heard     time.Time // when the last results came
+	held      int       // bytes of the payloads that handlers have
+	size      float64   // moving mean of the payloads
 	results   []*job    // wait to be recorded
 	bytes     int       // of results
 	settling  int       // results that the settle loop has in hand
@@ -54,6 +56,9 @@ const (
 	// While so many results wait to be recorded no more messages are leased.
 	maxUnsettled      = 5000
 	maxUnsettledBytes = 32 << 20
+	// maxHeldBytes is how many bytes of payloads are leased at once, as far as
+	// that can be known beforehand.
+	maxHeldBytes = 64 << 20
 	// linger is how long a busy consumer waits for more room before it claims
 	// few messages.
 	linger = 5 * time.Millisecond
@@ -80,7 +85,7 @@ func (q *queue) leaseLoop(ctx context.Context) error {
 	var back retry
 	idle := idle{q: q}
 	for ctx.Err() == nil {
-		want, wait := q.want()
+		want, wait := q.want(q.lane.Room(), time.Now())
 		if want == 0 {
 			q.awaitRoom(ctx, wait)
 			continue
@@ -104,11 +109,9 @@ func (q *queue) leaseLoop(ctx context.Context) error {
 	return nil
 }
 
-// want is how many messages to claim now. If it is 0, wait is how long to wait
+// want is how many messages to claim now, with so much room in the handler. If it is 0, wait is how long to wait
 // for more room at most; 0 is until there is some.
-func (q *queue) want() (n int, wait time.Duration) {
-	room := q.lane.Room()
-	now := time.Now()
+func (q *queue) want(room int, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	unsettled := len(q.results) + q.settling
@@ -116,11 +119,19 @@ func (q *queue) want() (n int, wait time.Duration) {
 		return 0, 0
 	}
 	most := q.cfg.Concurrency + q.pace.prefetch(now, q.cfg.Concurrency)
-	n = max(0, min(room, most-len(q.jobs), maxUnsettled-unsettled))
+	n = min(room, most-len(q.jobs), maxUnsettled-unsettled)
+	if q.size > 0 {
+		least := 0
+		if len(q.jobs) == 0 {
+			least = 1
+		}
+		n = min(n, max(least, int(float64(maxHeldBytes-q.held)/q.size)))
+	}
 	switch {
-	case n == 0:
+	case n <= 0:
+		q.roomSince = time.Time{}
 		return 0, 0
-	case len(q.jobs) == 0 || n >= most/4 || now.Sub(q.roomSince) >= linger:
+	case len(q.jobs) == 0, n >= most/4, !q.roomSince.IsZero() && now.Sub(q.roomSince) >= linger:
 		q.roomSince = time.Time{}
 		return n, 0
 	case q.roomSince.IsZero():
@@ -222,7 +233,7 @@ const (
 	idleMin = 50 * time.Millisecond
 	// pollShare keeps a daemon of many queues from asking more often than this
 	// for each of them, as long as wake-ups arrive.
-	pollShare = 700 * time.Millisecond
+	pollShare = 1500 * time.Millisecond
 )
 
 func (i *idle) reset() { i.last = 0 }

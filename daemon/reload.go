@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,7 @@ func (c Config) fixedDifferences(n Config) []string {
 	}
 	check("the database", c.Store == n.Store)
 	check("the HTTP address", c.HTTPAddr == n.HTTPAddr)
+	check("the payload rules", reflect.DeepEqual(c.Validator, n.Validator))
 	check("the HTTP rate", c.HTTPRate == n.HTTPRate && c.HTTPBurst == n.HTTPBurst)
 	check("the plugins directory", c.Plugins == n.Plugins)
 	check("the state directory", c.StateDir == n.StateDir)

@@ -49,6 +49,7 @@ func TestReloadNamesWhatCannotChange(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"database":            func(c *Config) { c.Store = openSQLite(t) },
 		"HTTP address":        func(c *Config) { c.HTTPAddr = "127.0.0.1:1" },
+		"payload rules":       func(c *Config) { c.Validator = &store.Validator{MaxDepth: 3} },
 		"HTTP rate":           func(c *Config) { c.HTTPRate = 5 },
 		"plugins directory":   func(c *Config) { c.Plugins = "/elsewhere" },
 		"state directory":     func(c *Config) { c.StateDir = t.TempDir() },

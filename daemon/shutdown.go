@@ -11,13 +11,12 @@ import (
 
 const (
 	// lastSettle is how long the last results may take to be recorded.
-	lastSettle = 10 * time.Second
+	lastSettle = 5 * time.Second
 	// lastWords is how long the release and the stop of all workers may take.
-	lastWords = 10 * time.Second
+	lastWords = 5 * time.Second
 	// killTime is how long the host may take to end its processes.
-	killTime = 10 * time.Second
-	// atOnce is what the last results and the workers' stop get together with
-	// a stop at once.
+	killTime = 5 * time.Second
+	// atOnce is what each of these gets when the stop must be at once.
 	atOnce = 2 * time.Second
 )
 
@@ -109,12 +108,20 @@ func (d *Daemon) await(limit, rushed time.Duration, enough func(jobs, results in
 
 // wait waits for the host's end, for a limited time.
 func (d *Daemon) wait(done <-chan struct{}) {
-	t := time.NewTimer(killTime)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-		d.log.Error("handler processes did not end in time", "limit", killTime.String())
+	late := time.NewTimer(killTime)
+	defer late.Stop()
+	now := d.now
+	for {
+		select {
+		case <-done:
+			return
+		case <-now:
+			now = nil
+			late.Reset(atOnce)
+		case <-late.C:
+			d.log.Error("handler processes did not end in time")
+			return
+		}
 	}
 }
 

@@ -168,6 +168,23 @@ func TestTwoDaemonsOfOneStateDirectory(t *testing.T) {
 	first.counts(500, store.Done)
 }
 
+func TestStopBeforeItHasBegun(t *testing.T) {
+	s := openSQLite(t)
+	cfg := testConfig(t, s)
+	cfg.Queues = map[string]QueueConfig{"work": {}}
+	d, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f := &fixture{T: t, d: d, store: s, notified: &notices{said: []string{"STOPPING=1"}}}
+	if err := d.Run(ctx); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	f.settledDown()
+}
+
 func TestRunSaysWhyItCannotStart(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -17,9 +17,10 @@ type consumer struct {
 	holdings *holdings
 
 	// turn is held by the Dequeue under way. It guards what follows.
-	turn  sync.Mutex
-	claim int64 // the last claim number used
-	scan  scan
+	turn   sync.Mutex
+	claim  int64           // the last claim number used
+	lowest map[int64]int64 // below it a worker has no claim
+	scan   scan
 }
 
 var _ store.Consumer = (*consumer)(nil)
@@ -31,7 +32,7 @@ func (s *Store) Consumer(ctx context.Context, queue string, opts store.WorkerOpt
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{worker: w, queue: queue, holdings: newHoldings()}
+	c := &consumer{worker: w, queue: queue, holdings: newHoldings(), lowest: map[int64]int64{}}
 	s.holding.Store(w.id, c.holdings)
 	return c, nil
 }
@@ -52,13 +53,13 @@ type scan struct {
 	marked   bool
 	priority int16
 	id       int64
-	// last is when the last scan from the start was made, took what it took the
-	// database, rows how many messages it returned.
+	// last is when the last scan from the start was made, took how long it took.
 	last time.Time
 	took time.Duration
-	rows int
-	// slow counts the scans from the start that were slow, one after another.
-	slow int
+	// cheap says that it touched hardly more than its messages; slow counts
+	// those that touched far more, one after another.
+	cheap bool
+	slow  int
 }
 
 const (
@@ -66,19 +67,18 @@ const (
 	// in rescanGap, and at most one rescanShare-th of the time.
 	rescanGap   = 250 * time.Millisecond
 	rescanShare = 20
-	// A scan is cheap if it took no longer than its messages account for.
-	scanTime, messageTime = 300 * time.Microsecond, 3 * time.Microsecond
-	// slowScan is one that passed over many dead rows, which an old snapshot
-	// keeps from being cleaned away. After slowScans of them in a row, a short
-	// claim is no longer followed by another one at once.
-	slowScan  = 10 * time.Millisecond
-	slowScans = 4
+	// A scan is cheap if it touched no more than cheapBlocks, and one more for
+	// every cheapShare of its messages.
+	cheapBlocks, cheapShare = 64, 8
+	// slowBlocks is what a scan touches that passes over many dead rows, which
+	// an old snapshot keeps from being cleaned away. After slowScans of them in
+	// a row, a short claim is no longer filled up at once.
+	slowBlocks, slowScans = 2000, 4
 )
 
 // full reports whether to scan from the start.
 func (s *scan) full() bool {
-	cheap := s.took <= scanTime+time.Duration(s.rows)*messageTime
-	return !s.marked || cheap || time.Since(s.last) >= max(rescanGap, rescanShare*s.took)
+	return !s.marked || s.cheap || time.Since(s.last) >= max(rescanGap, rescanShare*s.took)
 }
 
 // again reports whether a short result from the mark is to be filled up by a
@@ -87,10 +87,13 @@ func (s *scan) again() bool {
 	return s.slow < slowScans || time.Since(s.last) >= rescanShare/4*s.took
 }
 
-func (s *scan) note(full bool, took time.Duration, got []store.LeasedMessage) {
+// note notes a scan that touched so many blocks and got these messages.
+func (s *scan) note(full bool, began time.Time, blocks int64, got []store.LeasedMessage) {
 	if full {
-		s.last, s.took, s.rows = time.Now(), took, len(got)
-		if s.slow++; took < slowScan {
+		s.last = time.Now()
+		s.took = s.last.Sub(began)
+		s.cheap = blocks <= cheapBlocks+int64(len(got)/cheapShare)
+		if s.slow++; blocks < slowBlocks {
 			s.slow = 0
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -35,19 +36,20 @@ select pg_advisory_xact_lock($1, $2), set_config('synchronous_commit', 'off', tr
 	// sqlClaim leases the next messages that stand in no claim. Its last row is
 	// not a message but the gate: state is the worker's, attempts the queue's
 	// limit, id whether leases have run out (then it claims nothing unless
-	// $9), enqueued_at the time of the claim, and from began_at to ready_at is
-	// how long it took.
+	// $9), enqueued_at the time of the claim, payload the lowest claim of each
+	// worker, work how many blocks the scan has touched, which tells a slow
+	// scan from a busy machine.
 	//
 	// live finds the queue's claims by its workers, each from the number $11
-	// on: those below are known to be gone, and dead rows of them pile up
-	// while an old snapshot is open.
+	// on. Those below are gone, and none can come: a worker's numbers only
+	// grow. Their dead rows pile up while an old snapshot is open.
 	sqlClaim = `
 with live as materialized (
-    select c.ids, c.expires_at
+    select w.id as worker_id, c.claim, c.ids, c.expires_at
     from {{schema}}.workers w
     left join unnest($10::bigint[], $11::bigint[]) as b(worker_id, claim) on b.worker_id = w.id
     cross join lateral (
-        select c.ids, c.expires_at from {{schema}}.claims c
+        select c.claim, c.ids, c.expires_at from {{schema}}.claims c
         where c.worker_id = w.id and c.claim >= coalesce(b.claim, 0)
     ) c
     where w.queue_id = $2 and w.state <> 'stopped'
@@ -58,7 +60,8 @@ gate as materialized (
         select {{now}} as now,
             (select w.state from {{schema}}.workers w where w.id = $3) as state,
             (select q.max_attempts from {{schema}}.queues q where q.id = $2) as max_attempts,
-            exists (select from live where live.expires_at <= {{now}}) as ran_out
+            exists (select from live where live.expires_at <= {{now}}) as ran_out,
+            ` + blocksTouched + ` as touched
         offset 0 -- evaluates each of them once
     ) g
 ),
@@ -82,11 +85,20 @@ claimed as (
     select $3, $4, $2, array_agg(p.id), {{now}}, {{now}} + $6 * interval '1 microsecond'
     from pick p having count(*) > 0
 )
-select null as state, p.id, p.attempts, p.priority, p.enqueued_at, p.ready_at, p.headers, p.payload, null::timestamptz as began_at
+select null as state, p.id, p.attempts, p.priority, p.enqueued_at, p.ready_at, p.headers, p.payload, null::bigint as work
 from pick p
 union all
-select g.state, g.ran_out::int, g.max_attempts, null, g.now, clock_timestamp(), null, null, statement_timestamp() from gate g`
+select g.state, g.ran_out::int, g.max_attempts, null, g.now, null, null,
+    (select json_object_agg(l.worker_id, l.lowest) from (select worker_id, min(claim) as lowest from live group by worker_id) l),
+    coalesce(` + blocksTouched + ` - g.touched, 0) from gate g`
+
+	// blocksTouched counts in this transaction and a little before.
+	blocksTouched = `pg_stat_get_xact_blocks_fetched('{{schema}}.messages_line'::regclass)
+            + pg_stat_get_xact_blocks_fetched('{{schema}}.messages'::regclass)`
 )
+
+// maxLowest bounds what is remembered of workers that may be long gone.
+const maxLowest = 1000
 
 // gate is what a claim found besides messages.
 type gate struct {
@@ -94,7 +106,8 @@ type gate struct {
 	maxAttempts int               // 0 if the queue is gone
 	ranOut      bool
 	now         time.Time
-	took        time.Duration
+	work        int64
+	lowest      map[int64]int64
 }
 
 // Dequeue leases messages; see store.Consumer.
@@ -163,8 +176,14 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 	if len(drained) > 0 {
 		b.add(sqlDropClaims, c.id, drained)
 	}
+	c.lowest[c.id] = c.holdings.lowest(c.claim)
+	workers, lowest := make([]int64, 0, len(c.lowest)), make([]int64, 0, len(c.lowest))
+	for w, claim := range c.lowest {
+		workers, lowest = append(workers, w), append(lowest, claim)
+	}
 	b.add(sqlClaim, c.s.now(), c.queueID, c.id, c.claim, limit, micros(lease), priority, id, ignoreRunOut,
-		[]int64{c.id}, []int64{c.holdings.lowest(c.claim)}).Query(r.read)
+		workers, lowest).Query(r.read)
+	began := time.Now()
 	if err := b.send(ctx, op); err != nil {
 		// It may have been committed all the same. Nobody knows what it holds,
 		// so the next call drops it.
@@ -175,7 +194,11 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 	if len(r.got) > 0 {
 		c.holdings.add(c.claim, r.got)
 	}
-	c.scan.note(full, r.gate.took, r.got)
+	if len(c.lowest) > maxLowest {
+		clear(c.lowest)
+	}
+	maps.Copy(c.lowest, r.gate.lowest)
+	c.scan.note(full, began, r.gate.work, r.got)
 	return r.got, r.gate, nil
 }
 
@@ -211,16 +234,18 @@ func (c *claimRows) read(rows pgx.Rows) error {
 func (c *claimRows) readGate(rows pgx.Rows) error {
 	var state *string
 	var ranOut int64
+	var lowest []byte
 	var attempts *int
-	var began, ended time.Time
-	if err := rows.Scan(&state, &ranOut, &attempts, nil, &c.gate.now, &ended, nil, nil, &began); err != nil {
+	if err := rows.Scan(&state, &ranOut, &attempts, nil, &c.gate.now, nil, nil, &lowest, &c.gate.work); err != nil {
 		return err
 	}
 	c.gate.state = store.WorkerState(orZero(state))
 	c.gate.maxAttempts = orZero(attempts)
 	c.gate.ranOut = ranOut != 0
-	c.gate.took = ended.Sub(began)
-	return nil
+	if lowest == nil {
+		return nil
+	}
+	return json.Unmarshal(lowest, &c.gate.lowest)
 }
 
 // message decodes one row without pgx's reflection: this is once for each job.

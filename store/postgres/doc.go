@@ -25,6 +25,15 @@
 // claim locks, rows of claims, rows of messages. Settling locks rows of claims
 // and never a claim lock, so it waits for no other consumer.
 //
+// # Finding the next messages
+//
+// A consumer remembers how far down the line it has claimed and goes on from
+// there. It starts at the front again as long as that is cheap, else four times
+// a second, and when a claim came back short; more urgent messages it always
+// sees. One exception: while an old snapshot keeps very many dead rows at the
+// front, not every short claim is followed by a look at the front, so that a
+// message that came back there may be found some seconds later.
+//
 // # Time
 //
 // Each statement that uses time takes the injected clock's as its first

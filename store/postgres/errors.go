@@ -40,6 +40,9 @@ func (s *Store) translate(ctx context.Context, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return s.unavailable(fmt.Errorf("no answer within %s", s.limit))
 	}
+	if s.closed.Load() {
+		return s.unavailable(errors.New("the store is closed"))
+	}
 	if isConnection(err) {
 		return s.unavailable(fmt.Errorf("connection lost: %s", oneLine(err)))
 	}

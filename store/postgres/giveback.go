@@ -53,7 +53,7 @@ archived as (
     from dead d
 ),
 kept as (
-    update {{schema}}.messages m set attempts = f.attempts, errors = f.errors
+    update {{schema}}.messages m set attempts = f.attempts, errors = f.errors, ready_at = {{now}}
     from failed f where m.id = f.id and f.attempts < f.max_attempts
 )
 select count(*) from dead`

@@ -35,11 +35,11 @@ order by q.id`
 with due as (
     delete from {{schema}}.delayed d where d.id in (
         select id from {{schema}}.delayed where due_at <= {{now}} order by due_at limit $2 for update skip locked)
-    returning d.id, d.enqueued_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
+    returning d.id, d.enqueued_at, d.due_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
 ),
 ready as (
     insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
-    select id, enqueued_at, {{now}}, queue_id, attempts, priority, headers, errors, payload from due
+    select id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload from due
     returning queue_id
 )
 select count(*), coalesce(array_agg(distinct q.name), '{}')

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,6 +59,7 @@ type Store struct {
 	// claimLock and enqueueLock are the classes of the advisory locks.
 	claimLock, enqueueLock int32
 
+	closed  atomic.Bool
 	texts   sync.Map // SQL constant -> text with the schema's name
 	holding sync.Map // worker id -> *holdings of a Consumer of this store
 }
@@ -203,9 +205,11 @@ func (s *Store) Ping(ctx context.Context) error {
 
 const sqlPing = `select 1`
 
-// Close sends what is left to notify and closes every connection.
+// Close sends what is left to notify and closes every connection. Calls after
+// it fail with store.ErrUnavailable.
 func (s *Store) Close() error {
 	s.notifier.close()
+	s.closed.Store(true)
 	s.pool.Close()
 	return nil
 }

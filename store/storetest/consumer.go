@@ -20,6 +20,7 @@ func consumerCases() []testCase {
 		{"UrgentAfterManyWereLeased", dequeueUrgent},
 		{"ReleasedComeBack", dequeueReleased},
 		{"EveryReadyMessageIsFound", dequeueFindsHoles},
+		{"ComesBackBelowNewerOnes", dequeueBelow},
 		{"DelayedDoNotStandInFront", dequeuePastDelayed},
 		{"BadArguments", dequeueBadArguments},
 		{"Suspended", consumerSuspended},
@@ -156,6 +157,53 @@ func dequeueFindsHoles(f *fixture) {
 	f.settle(a, outcomes...)
 	got := f.dequeue(b, 1000)
 	equalIDs(f, "messages that came back", leasedIDs(got), back)
+}
+
+// dequeueBelow brings old messages back, in every way there is, below a long
+// line of newer ones that are leased: each is found at once.
+func dequeueBelow(f *fixture) {
+	q := f.queue("q")
+	a, c, other := f.admin(), f.consumer(q), f.consumer(q)
+	for way, back := range map[string]func(l store.LeasedMessage){
+		"promoted": func(l store.LeasedMessage) {
+			o := outcome(l, store.OutcomeSnooze)
+			o.Delay = time.Second
+			f.settleAs(other, store.Delayed, o)
+			f.takeNone(c)
+			f.clock.Advance(time.Second)
+			f.promote(a, 10, 1, -1)
+		},
+		"released":        func(l store.LeasedMessage) { f.settleAs(other, store.Ready, outcome(l, store.OutcomeRelease)) },
+		"retried":         func(l store.LeasedMessage) { f.settleAs(other, store.Ready, outcome(l, store.OutcomeRetry)) },
+		"worker released": func(store.LeasedMessage) { _, err := a.ReleaseWorker(f.ctx, other.ID()); f.ok(err) },
+		"all released":    func(store.LeasedMessage) { _, err := other.ReleaseAll(f.ctx); f.ok(err) },
+		"replayed": func(l store.LeasedMessage) {
+			f.settleAs(other, store.Dead, outcome(l, store.OutcomeDiscard))
+			f.takeNone(c)
+			errs, err := f.s.Archive().Replay(f.ctx, l.ID)
+			f.allOK(errs, err)
+		},
+		"reclaimed": func(store.LeasedMessage) {
+			dead := f.consumer(q, store.WorkerOptions{Name: "host/0", Slot: "host-0"})
+			_, err := other.ReleaseAll(f.ctx)
+			f.ok(err)
+			f.take1(dead)
+			f.takeNone(c)
+			f.reclaimSlot(a, "host-0", store.GivenBack{Workers: 1, Ready: 1})
+		},
+	} {
+		f.enqueue(q, 1)
+		old := f.take1(other)
+		f.enqueue(q, 50)
+		newer := f.take(c, 50)
+		f.takeNone(c)
+		back(old)
+		got := f.dequeue(c, 10)
+		if len(got) != 1 || got[0].ID != old.ID {
+			f.Fatalf("dequeue after message %d was %s returned %v", old.ID, way, leasedIDs(got))
+		}
+		f.done(c, append(newer, got...)...)
+	}
 }
 
 func dequeuePastDelayed(f *fixture) {

@@ -186,7 +186,7 @@ func waited(f *fixture) {
 	errs, err := f.s.Archive().Replay(f.ctx, l.ID)
 	f.allOK(errs, err)
 	f.clock.Advance(7 * time.Second)
-	l = take(7 * time.Second) // since it was replayed
+	take(7 * time.Second) // since it was replayed
 	f.runOut()
 	f.gaveBack(a, store.GivenBack{Ready: 1})
 	l = take(7*time.Second + lease + time.Millisecond) // it had not started

@@ -162,7 +162,7 @@ func shutdownRacesDequeue(f *fixture) {
 				}
 			},
 		)
-		as[*store.NotReadyError](f, errA)
+		equal(f, "worker in the error", as[*store.NotReadyError](f, errA).Worker, c.ID())
 		w := f.worker(c.ID())
 		equal(f, "messages held", w.Leased, leased.Load())
 		if errB == nil {

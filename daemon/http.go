@@ -67,7 +67,9 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 			d.log.Debug("close the HTTP server", "error", err)
 		}
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+	}
 	return nil
 }
 

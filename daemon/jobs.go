@@ -74,7 +74,7 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 		q.held += j.size
 		q.jobs[j.ref()] = j
 		p.Id, p.Claim, p.Queue = m.ID, c.number, q.name
-		p.Attempt, p.MaxAttempts = uint32(m.Attempt), uint32(m.MaxAttempts) //nolint:gosec // small and positive
+		p.Attempt, p.MaxAttempts = uint32(m.Attempt), uint32(m.MaxAttempts)
 		p.TimeoutMs = timeout.Milliseconds()
 		p.EnqueuedAtUs = m.EnqueuedAt.UnixMicro()
 		p.Headers, p.Payload = m.Headers, m.Payload

@@ -27,7 +27,7 @@ func TestConsumersComeAndGoWithTheirHandlers(t *testing.T) {
 			t.Helper()
 			// Moved into place whole, as a deployment should.
 			tmp := filepath.Join(t.TempDir(), "plugin")
-			if err := os.WriteFile(tmp, []byte(plugin), 0o755); err != nil { //nolint:gosec // a handler must be executable
+			if err := os.WriteFile(tmp, []byte(plugin), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.Rename(tmp, filepath.Join(cfg.Plugins, "dropped")); err != nil {
@@ -64,7 +64,7 @@ func TestConsumersComeAndGoWithTheirHandlers(t *testing.T) {
 func TestARefusedHandlerStopsNothing(t *testing.T) {
 	cfg := testConfig(t, openSQLite(t))
 	cfg.Plugins = t.TempDir()
-	if err := os.WriteFile(filepath.Join(cfg.Plugins, "notes"), []byte("no program\n"), 0o755); err != nil { //nolint:gosec // the point
+	if err := os.WriteFile(filepath.Join(cfg.Plugins, "notes"), []byte("no program\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	f := run(t, cfg)

@@ -21,6 +21,7 @@ func consumerCases() []testCase {
 		{"ReleasedComeBack", dequeueReleased},
 		{"EveryReadyMessageIsFound", dequeueFindsHoles},
 		{"ComesBackBelowNewerOnes", dequeueBelow},
+		{"OldOneIsNotStarvedByALongLine", dequeueNotStarved},
 		{"DelayedDoNotStandInFront", dequeuePastDelayed},
 		{"BadArguments", dequeueBadArguments},
 		{"Suspended", consumerSuspended},
@@ -204,6 +205,28 @@ func dequeueBelow(f *fixture) {
 		}
 		f.done(c, append(newer, got...)...)
 	}
+}
+
+// dequeueNotStarved promotes an old message below a line of newer ones that is
+// never leased to its end. A backend may look below what it has leased at
+// intervals only, but it looks.
+func dequeueNotStarved(f *fixture) {
+	q := f.queue("q")
+	a, c := f.admin(), f.consumer(q)
+	old := f.enqueue1(q, withDelay(time.Second))
+	f.enqueue(q, 600)
+	f.done(c, f.take(c, 100)...)
+	f.clock.Advance(time.Second)
+	f.promote(a, 1, 1, -1)
+	for range 400 {
+		f.clock.Advance(time.Second)
+		l := f.take1(c)
+		f.done(c, l)
+		if l.ID == old {
+			return
+		}
+	}
+	f.Fatalf("message %d was passed over 400 times", old)
 }
 
 func dequeuePastDelayed(f *fixture) {

@@ -60,7 +60,7 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 	case "3F000", "42P01", "42883": // no such schema, table or function
 		return s.notInstalled()
 	case "42501":
-		return fmt.Errorf("%s: the database role lacks a privilege", said)
+		return fmt.Errorf("the database role lacks a privilege: %w", said)
 	case "23505":
 		return fmt.Errorf("%s: %w", e.Message, store.ErrExists)
 	case "22021", "22P05", "22P02", "54000": // not UTF-8 or holds NUL, not JSON, over a limit

@@ -5,8 +5,6 @@
 -- touches the rows of its messages. No table has a foreign key: they would
 -- lock the rows of queues and workers with each message.
 
--- +goose Up
-
 -- Ids of messages, wherever they are. No cache: ids follow the order of enqueueing.
 create sequence {{schema}}.message_ids as bigint;
 
@@ -146,11 +144,9 @@ create table {{schema}}.steps (
 ) with (fillfactor = 80);
 
 -- Appends to a message's errors and keeps the newest twenty.
--- +goose StatementBegin
 create function {{schema}}.add_error(errors jsonb, attempt int, at timestamptz, error text, worker bigint)
 returns jsonb language sql stable parallel safe as $$
     select case when jsonb_array_length(coalesce(errors, '[]')) >= 20 then errors - 0 else coalesce(errors, '[]') end
         || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
             'attempt', attempt, 'at', at, 'error', error, 'worker', worker)))
 $$;
--- +goose StatementEnd

@@ -55,7 +55,8 @@ type Store interface {
 	// CreateWorkflow starts a run: it puts the input as a message on the queue
 	// named after the workflow. With a key it is idempotent: the same key is
 	// the same run (created is false), and the same key with another input is
-	// ErrKeyConflict.
+	// ErrKeyConflict. A queue of jobs, or a key that is not UTF-8 without NUL, is
+	// ErrInvalid.
 	CreateWorkflow(ctx context.Context, run NewRun) (id int64, created bool, err error)
 	// Workflow is a handle on the run of this id. It asks nothing of the database.
 	Workflow(id int64) Workflow

@@ -58,8 +58,8 @@ type Workflows interface {
 // ErrLeaseLost, ErrTerminal for a finished run, and ErrNotFound for a missing one.
 type Workflow interface {
 	ID() int64
-	// Start records that the run's code begins. Starting again after a crash
-	// keeps the first time.
+	// Start records that the run's code begins, which counts as
+	// Consumer.Started too. Starting again after a crash keeps the first time.
 	Start(ctx context.Context, lease Lease) error
 	// Complete settles the run as done, in one transaction with its message.
 	Complete(ctx context.Context, lease Lease, output json.RawMessage) error

@@ -21,6 +21,7 @@ func workflowCases() []testCase {
 		{"ListIsPagedAndFiltered", workflowList},
 		{"Delete", workflowDelete},
 		{"Start", workflowStart},
+		{"StartCountsAsStarted", workflowStartCounts},
 		{"Complete", workflowComplete},
 		{"CompleteWithBadOutput", workflowBadOutput},
 		{"Fail", workflowFail},
@@ -102,8 +103,18 @@ func createUnknown(f *fixture) {
 	f.unknownQueue(err, "flaw")
 	_, _, err = f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: "flow", Input: []byte(`nope`)})
 	equal(f, "rule", as[*store.PayloadError](f, err).Rule, store.RuleJSON)
-	_, _, err = f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: "flow", Input: payload(1), Delay: -1})
-	f.is(err, store.ErrInvalid)
+	f.queue("jobs")
+	for _, bad := range []store.NewRun{
+		{Workflow: "flow", Input: payload(1), Delay: -1},
+		{Workflow: "flow", Input: payload(1), Key: "a\x00"},
+		{Workflow: "flow", Input: payload(1), Key: "\xff"},
+		{Workflow: "no flow", Input: payload(1)},
+		{Workflow: "jobs", Input: payload(1)},
+	} {
+		_, created, err := f.s.CreateWorkflow(f.ctx, bad)
+		f.is(err, store.ErrInvalid)
+		equal(f, "created", created, false)
+	}
 	equal(f, "messages stored", len(f.ledger()), 0)
 }
 
@@ -263,6 +274,15 @@ func workflowStart(f *fixture) {
 	equalTime(f, "begun at", f.getRun(l.ID).BegunAt, at)
 	f.done(c, l)
 	equalTime(f, "begun at", f.getRun(l.ID).BegunAt, at)
+}
+
+// workflowStartCounts: a run that has begun loses an attempt with its lease.
+func workflowStartCounts(f *fixture) {
+	c, l := f.leasedRun()
+	f.ok(f.s.Workflow(l.ID).Start(f.ctx, l.Lease))
+	equal(f, "started", f.get(l.ID).Started, true)
+	f.runOut()
+	equal(f, "attempt", f.take1(c).Attempt, 2)
 }
 
 func workflowComplete(f *fixture) {

@@ -21,10 +21,13 @@ select id, coalesce(queue_id, 0) from {{schema}}.workers where state <> 'stopped
 	// sqlReclaim stops those of the workers $2 that are still without a
 	// heartbeat for $3; null asks nothing of their heartbeats.
 	sqlReclaim = `
-update {{schema}}.workers set state = 'stopped', stopped_at = {{now}}, reclaimed = true
-where id = any($2::bigint[]) and state <> 'stopped'
-    and ($3::bigint is null or heartbeat_at <= {{now}} - $3 * interval '1 microsecond')
-returning id`
+with w as materialized (
+    select id from {{schema}}.workers where id = any($2::bigint[]) and state <> 'stopped'
+        and ($3::bigint is null or heartbeat_at <= {{now}} - $3 * interval '1 microsecond')
+    order by id for update
+)
+update {{schema}}.workers u set state = 'stopped', stopped_at = {{now}}, reclaimed = true
+from w where u.id = w.id returning u.id`
 
 	sqlRunOutQueues = `
 select q.id, q.name from {{schema}}.queues q where q.id in (select c.queue_id from {{schema}}.claims c where c.expires_at <= {{now}})

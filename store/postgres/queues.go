@@ -35,6 +35,7 @@ returning ` + queueColumns
 	// sqlEnqueueLockAlone waits for those who store messages on the queue, and
 	// keeps new ones out.
 	sqlEnqueueLockAlone = `select pg_advisory_xact_lock($1, $2)`
+	sqlNoTimeout        = `select set_config('statement_timeout', '0', true)`
 	sqlClaimLock        = `select pg_advisory_xact_lock($1, $2)`
 
 	// sqlQueueClaims waits for settles under way.
@@ -62,18 +63,27 @@ delete from {{schema}}.steps s where s.run_id in (
 	sqlQueueDropArchive = `delete from {{schema}}.archive where queue_id = $1`
 	// Its consumers have nothing left to consume.
 	sqlQueueStopWorkers = `
-update {{schema}}.workers set state = 'stopped', stopped_at = {{now}} where queue_id = $2 and state <> 'stopped'`
+with w as materialized (
+    select id from {{schema}}.workers where queue_id = $2 and state <> 'stopped' order by id for update
+)
+update {{schema}}.workers u set state = 'stopped', stopped_at = {{now}} from w where u.id = w.id`
 	sqlQueueDelete = `delete from {{schema}}.queues where id = $1`
 
+	// A purge goes in parts of at most $2, so that none takes long.
 	sqlQueuePurgeDelayed = `
-with gone as (delete from {{schema}}.delayed where queue_id = $1 returning id),
+with gone as (
+    delete from {{schema}}.delayed where id = any(array(
+        select id from {{schema}}.delayed where queue_id = $1 limit $2))
+    returning id),
 steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
 runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
 select count(*) from gone`
 	sqlQueuePurgeMessages = `
 with gone as (
-    delete from {{schema}}.messages where queue_id = $1 and id not in
-        (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
+    delete from {{schema}}.messages where id = any(array(
+        select id from {{schema}}.messages where queue_id = $1
+            and id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
+        order by priority, id limit $2))
     returning id),
 steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
 runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
@@ -166,7 +176,8 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	err = t.s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+	// It may have millions of archived messages, and goes as a whole.
+	err = t.s.fail(ctx, op, pgx.BeginFunc(ctx, t.s.pool, func(tx pgx.Tx) error {
 		if err := t.s.lockQueueAlone(ctx, tx, q); err != nil {
 			return err
 		}
@@ -184,7 +195,7 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 		b.add(sqlQueueStopWorkers, t.s.now(), q.ID)
 		b.add(sqlQueueDelete, q.ID)
 		return b.sendIn(ctx, tx)
-	})
+	}))
 	if err == nil {
 		t.s.notifier.add("")
 	}
@@ -195,6 +206,7 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 // who claim, and those who settle.
 func (s *Store) lockQueueAlone(ctx context.Context, tx pgx.Tx, q store.Queue) error {
 	b := s.batch()
+	b.add(sqlNoTimeout)
 	b.add(sqlEnqueueLockAlone, s.enqueueLock, enqueueKey(q.Name))
 	b.add(sqlClaimLock, s.claimLock, q.ID)
 	b.add(sqlQueueClaims, q.ID)
@@ -230,15 +242,21 @@ func (t queues) Purge(ctx context.Context, name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var delayed, ready int64
-	b := t.s.batch()
-	b.add(sqlClaimLock, t.s.claimLock, q.ID)
-	b.add(sqlQueuePurgeDelayed, q.ID).QueryRow(func(r pgx.Row) error { return r.Scan(&delayed) })
-	b.add(sqlQueuePurgeMessages, q.ID).QueryRow(func(r pgx.Row) error { return r.Scan(&ready) })
-	if err := b.send(ctx, op); err != nil {
-		return 0, err
+	var total int64
+	for {
+		var delayed, ready int64
+		b := t.s.batch()
+		b.add(sqlClaimLock, t.s.claimLock, q.ID)
+		b.add(sqlQueuePurgeDelayed, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&delayed) })
+		b.add(sqlQueuePurgeMessages, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&ready) })
+		if err := b.send(ctx, op); err != nil {
+			return total, err
+		}
+		total += delayed + ready
+		if delayed < purgeBatch && ready < purgeBatch {
+			return total, nil
+		}
 	}
-	return delayed + ready, nil
 }
 
 func enqueueKey(queue string) int32 { return int32(hash32(queue)) }

@@ -22,10 +22,15 @@ with held as materialized (
     where c.worker_id = $2 and c.claim = $3 and $4 = any(c.ids)
 )`
 
+	// sqlRunStart records the first beginning, and that this attempt has started.
 	sqlRunStart = heldRun + `,
 begun as (
     insert into {{schema}}.runs as r (run_id, queue_id, begun_at) select id, queue_id, {{now}} from held
     on conflict (run_id) do update set begun_at = coalesce(r.begun_at, excluded.begun_at)
+),
+marked as (
+    update {{schema}}.claims c set started = array(select unnest(c.started) union select $4)
+    where c.worker_id = $2 and c.claim = $3 and exists (select from held)
 )
 select exists (select from held)`
 
@@ -53,7 +58,7 @@ func (w *workflow) Start(ctx context.Context, lease store.Lease) error {
 	var held bool
 	if lease.ID == w.id {
 		b := w.s.batch()
-		b.add(sqlShareClaim, lease.Worker, lease.Claim)
+		b.add(sqlLockClaims, lease.Worker, []int64{lease.Claim})
 		b.add(sqlRunStart, w.s.now(), lease.Worker, lease.Claim, w.id).
 			QueryRow(func(r pgx.Row) error { return r.Scan(&held) })
 		if err := b.send(ctx, op); err != nil {

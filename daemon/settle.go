@@ -81,6 +81,7 @@ func (q *queue) settleLoop(ctx context.Context) error {
 		back     retry
 		batch    []*job
 		outcomes []store.Outcome
+		refused  bool // by a database that answers; said once
 	)
 	for {
 		batch, outcomes = q.take(batch, outcomes)
@@ -98,22 +99,34 @@ func (q *queue) settleLoop(ctx context.Context) error {
 			q.settled(batch, settled)
 			batch = batch[:0]
 			back.reset()
+			refused = false
 			continue
 		case fatal(err):
 			return err
-		case transient(err) || errors.Is(err, context.Canceled):
-			q.unsure(batch)
-		case len(batch) > 1:
-			// One of them may be at fault. The others must not wait for it.
+		case itemsFault(err) && len(batch) > 1:
+			// One of them is at fault. The others must not wait for it.
 			q.log.Error("results could not be recorded together; trying them one by one", "results", len(batch), "error", err)
 			batch = q.settleEach(ctx, batch)
-		default:
+		case itemsFault(err):
 			q.abandon(batch, err)
+			batch = batch[:0] // what is tried again is among the results
+		case transient(err) || errors.Is(err, context.Canceled):
+			q.unsure(batch)
+		case !refused:
+			refused = true
+			q.log.Error("results cannot be recorded; they are kept and tried again", "results", len(batch), "error", err)
 		}
 		if !sleep(ctx, back.next(), nil) {
 			return nil
 		}
 	}
+}
+
+// itemsFault reports whether an error speaks of what was to be recorded. Every
+// other one (a lost privilege, a full disk, a trigger that raises) is the
+// database's, and must not cost a finished job its result.
+func itemsFault(err error) bool {
+	return errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrExists)
 }
 
 // unsure notes that nobody knows whether these were recorded.
@@ -173,20 +186,20 @@ func (q *queue) settle(ctx context.Context, outcomes []store.Outcome) ([]store.S
 // settleEach records a batch that failed as a whole one by one, and returns
 // what is to be tried again.
 func (q *queue) settleEach(ctx context.Context, batch []*job) []*job {
-	var again []*job
-	for _, j := range batch {
+	for i, j := range batch {
 		one := []*job{j}
 		settled, err := q.settle(ctx, []store.Outcome{j.outcome})
 		switch {
 		case err == nil:
 			q.settled(one, settled)
-		case transient(err) || errors.Is(err, context.Canceled):
-			again = append(again, j)
-		default:
+		case itemsFault(err):
 			q.abandon(one, err)
+		default:
+			q.unsure(one)
+			return batch[i:]
 		}
 	}
-	return again
+	return nil
 }
 
 // abandon gives up a result that the store refuses: the first time it is
@@ -208,6 +221,7 @@ func (q *queue) abandon(batch []*job, err error) {
 	q.settling -= len(batch)
 	q.counted()
 	q.record.raise()
+	q.room.raise()
 }
 
 // replace puts a job back among the results with another outcome. It wants the lock.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -55,13 +56,13 @@ func ValidateOutcome(o Outcome) error {
 		return fmt.Errorf("outcome kind %q is unknown: %w", o.Kind, ErrInvalid)
 	}
 	if err := ValidateOutput(o.Output); err != nil {
-		return fmt.Errorf("output: %w", err)
+		return err
 	}
 	if o.Delay < 0 {
 		return fmt.Errorf("delay %s is negative: %w", o.Delay, ErrInvalid)
 	}
 	for i, m := range o.Enqueue {
-		if err := ValidateNew(nil, m); err != nil {
+		if err := ValidateNew(storable, m); err != nil {
 			return fmt.Errorf("follow-up message %d: %w", i+1, err)
 		}
 	}
@@ -76,12 +77,25 @@ func ValidateOutcome(o Outcome) error {
 	return nil
 }
 
-// ValidateOutput checks an output: nothing, or JSON by the rules of payloads.
+// MaxOutputBytes is the largest output of a job or a step.
+const MaxOutputBytes = 16 << 20
+
+// storable is what a backend keeps of what handlers return, whatever smaller
+// limits a producer sets for its payloads: the work has been done already.
+var storable = &Validator{MaxBytes: MaxOutputBytes, MaxDepth: 500}
+
+// ValidateOutput checks an output: nothing, or JSON of at most MaxOutputBytes
+// that every backend can keep.
 func ValidateOutput(output json.RawMessage) error {
 	if len(output) == 0 {
 		return nil
 	}
-	return DefaultValidator.Validate(output)
+	err := storable.Validate(output)
+	var bad *PayloadError
+	if errors.As(err, &bad) {
+		bad.What = "output"
+	}
+	return err
 }
 
 // MaxStepName is the longest name of a step, in bytes.

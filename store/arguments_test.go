@@ -93,7 +93,7 @@ func TestValidateOutcome(t *testing.T) {
 			Steps: []StepResult{{StepKey: StepKey{Name: "s"}}, {StepKey: StepKey{Name: "s", Occurrence: 1}, Error: "no"}}}, ""},
 		{"no kind", Outcome{}, `outcome kind ""`},
 		{"unknown kind", Outcome{Kind: "vanish"}, `outcome kind "vanish"`},
-		{"bad output", Outcome{Kind: OutcomeDone, Output: json.RawMessage(`"\u0000"`)}, "output: payload breaks rule no_nul"},
+		{"bad output", Outcome{Kind: OutcomeDone, Output: json.RawMessage(`"\u0000"`)}, "output breaks rule no_nul"},
 		{"negative delay", Outcome{Kind: OutcomeRetry, Delay: -1}, "negative"},
 		{"bad follow-up", Outcome{Kind: OutcomeDone, Enqueue: []NewMessage{good, {Queue: "q"}}}, "follow-up message 2: "},
 		{"bad step name", Outcome{Kind: OutcomeDone, Steps: []StepResult{{}}}, "step name is empty"},

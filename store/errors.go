@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -22,8 +23,8 @@ var (
 	ErrTerminal = errors.New("already finished")
 	// ErrNotEmpty says that a queue still holds messages, an archive or live workers.
 	ErrNotEmpty = errors.New("not empty")
-	// ErrUnavailable says that the database cannot be reached, or went away
-	// before it answered. The same call may succeed later.
+	// ErrUnavailable says that the database cannot be reached, refuses the
+	// credentials, or went away before it answered. The same call may succeed later.
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrNotInstalled says that the schema does not exist in the database.
 	ErrNotInstalled = errors.New("not installed")
@@ -33,7 +34,8 @@ var (
 	ErrKeyConflict = errors.New("key already used with another input")
 	// ErrInvalid says that an argument breaks a rule; the message names it.
 	ErrInvalid = errors.New("invalid")
-	// ErrDSN says that the DSN cannot be understood, or its credentials were refused.
+	// ErrDSN says that the DSN cannot be understood, or names no database of
+	// pgqrsd's. Refused credentials are ErrUnavailable.
 	ErrDSN = errors.New("bad DSN")
 )
 
@@ -99,10 +101,12 @@ type PayloadError struct {
 	Rule string
 	// Detail says what was found where.
 	Detail string
+	// What broke the rule, such as "output"; empty is "payload".
+	What string
 }
 
 func (e *PayloadError) Error() string {
-	return fmt.Sprintf("payload breaks rule %s: %s", e.Rule, e.Detail)
+	return fmt.Sprintf("%s breaks rule %s: %s", cmp.Or(e.What, "payload"), e.Rule, e.Detail)
 }
 
 func (e *PayloadError) Unwrap() error { return ErrInvalid }

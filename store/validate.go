@@ -52,7 +52,7 @@ var DefaultValidator = &Validator{}
 // Validate returns a *PayloadError for the first rule that payload breaks.
 func (v *Validator) Validate(payload []byte) error {
 	if limit := orDefault(v.MaxBytes, DefaultMaxPayloadBytes); len(payload) > limit {
-		return &PayloadError{RuleMaxBytes, fmt.Sprintf("%d bytes, the limit is %d", len(payload), limit)}
+		return &PayloadError{Rule: RuleMaxBytes, Detail: fmt.Sprintf("%d bytes, the limit is %d", len(payload), limit)}
 	}
 	// Depth comes before syntax: it is what protects the decoder.
 	s := scanner{v: v, in: payload, maxDepth: orDefault(v.MaxDepth, DefaultMaxDepth)}
@@ -60,20 +60,20 @@ func (v *Validator) Validate(payload []byte) error {
 		return err
 	}
 	if len(bytes.TrimSpace(payload)) == 0 {
-		return &PayloadError{RuleJSON, "empty"}
+		return &PayloadError{Rule: RuleJSON, Detail: "empty"}
 	}
 	if !utf8.Valid(payload) {
-		return &PayloadError{RuleJSON, "not valid UTF-8"}
+		return &PayloadError{Rule: RuleJSON, Detail: "not valid UTF-8"}
 	}
 	if !json.Valid(payload) {
-		return &PayloadError{RuleJSON, syntaxError(payload)}
+		return &PayloadError{Rule: RuleJSON, Detail: syntaxError(payload)}
 	}
 	if err := s.checkTokens(); err != nil {
 		return err
 	}
 	for _, key := range v.RequiredKeys {
 		if !slices.Contains(s.topKeys, key) {
-			return &PayloadError{RuleRequiredKey, fmt.Sprintf("key %q is missing", key)}
+			return &PayloadError{Rule: RuleRequiredKey, Detail: fmt.Sprintf("key %q is missing", key)}
 		}
 	}
 	return nil
@@ -125,7 +125,7 @@ func (s *scanner) checkDepth() error {
 			inString = true
 		case '{', '[':
 			if depth++; depth > s.maxDepth {
-				return &PayloadError{RuleMaxDepth, fmt.Sprintf("nested deeper than %d at byte %d", s.maxDepth, i)}
+				return &PayloadError{Rule: RuleMaxDepth, Detail: fmt.Sprintf("nested deeper than %d at byte %d", s.maxDepth, i)}
 			}
 		case '}', ']':
 			depth--
@@ -203,10 +203,10 @@ func (s *scanner) checkKey(quoted []byte, depth, at int) error {
 	}
 	var key string
 	if err := json.Unmarshal(quoted, &key); err != nil {
-		return &PayloadError{RuleJSON, err.Error()}
+		return &PayloadError{Rule: RuleJSON, Detail: err.Error()}
 	}
 	if slices.Contains(s.v.ForbiddenKeys, key) {
-		return &PayloadError{RuleForbiddenKey, fmt.Sprintf("key %q at byte %d is forbidden", key, at)}
+		return &PayloadError{Rule: RuleForbiddenKey, Detail: fmt.Sprintf("key %q at byte %d is forbidden", key, at)}
 	}
 	if depth == 1 && s.in[firstByte(s.in)] == '{' {
 		s.topKeys = append(s.topKeys, key)
@@ -221,7 +221,7 @@ func firstByte(in []byte) int {
 // checkString checks what stands between a string's quotes.
 func (s *scanner) checkString(str []byte, at int) error {
 	if s.v.MaxString > 0 && len(str) > s.v.MaxString {
-		return &PayloadError{RuleMaxString, fmt.Sprintf("string of %d bytes at byte %d, the limit is %d", len(str), at, s.v.MaxString)}
+		return &PayloadError{Rule: RuleMaxString, Detail: fmt.Sprintf("string of %d bytes at byte %d, the limit is %d", len(str), at, s.v.MaxString)}
 	}
 	for i := bytes.IndexByte(str, '\\'); i >= 0 && i < len(str); {
 		if str[i] != '\\' {
@@ -234,15 +234,15 @@ func (s *scanner) checkString(str []byte, at int) error {
 		}
 		switch r := hex4(str[i+2:]); {
 		case r == 0:
-			return &PayloadError{RuleNUL, fmt.Sprintf(`\u0000 in the string at byte %d`, at)}
+			return &PayloadError{Rule: RuleNUL, Detail: fmt.Sprintf(`\u0000 in the string at byte %d`, at)}
 		case r >= 0xD800 && r <= 0xDBFF:
 			rest := str[i+6:]
 			if len(rest) < 6 || rest[0] != '\\' || rest[1] != 'u' || hex4(rest[2:]) < 0xDC00 || hex4(rest[2:]) > 0xDFFF {
-				return &PayloadError{RuleSurrogate, fmt.Sprintf(`\u%04x without its other half in the string at byte %d`, r, at)}
+				return &PayloadError{Rule: RuleSurrogate, Detail: fmt.Sprintf(`\u%04x without its other half in the string at byte %d`, r, at)}
 			}
 			i += 12
 		case r >= 0xDC00 && r <= 0xDFFF:
-			return &PayloadError{RuleSurrogate, fmt.Sprintf(`\u%04x without its other half in the string at byte %d`, r, at)}
+			return &PayloadError{Rule: RuleSurrogate, Detail: fmt.Sprintf(`\u%04x without its other half in the string at byte %d`, r, at)}
 		default:
 			i += 6
 		}
@@ -270,7 +270,7 @@ func checkNumber(num string, at int) error {
 		if len(num) > 40 {
 			num = num[:40] + "..."
 		}
-		return &PayloadError{RuleNumberRange, fmt.Sprintf("%s at byte %d does not fit a float64", num, at)}
+		return &PayloadError{Rule: RuleNumberRange, Detail: fmt.Sprintf("%s at byte %d does not fit a float64", num, at)}
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func settleCases() []testCase {
 		{"OutputHasNUL", badOutput(`"\u0000"`), wantRule(store.RuleNUL)},
 		{"OutputHasHalfASurrogate", badOutput(`"\ud800"`), wantRule(store.RuleSurrogate)},
 		{"OutputHasHugeNumber", badOutput(`1e400000`), wantRule(store.RuleNumberRange)},
-		{"OutputIsTooLarge", badOutput(`"` + strings.Repeat("x", store.DefaultMaxPayloadBytes) + `"`), wantRule(store.RuleMaxBytes)},
+		{"OutputIsTooLarge", badOutput(`"` + strings.Repeat("x", store.MaxOutputBytes) + `"`), wantRule(store.RuleMaxBytes)},
 		{"UnknownFollowUpQueue", badFollowUp(store.NewMessage{Queue: "nowhere", Payload: payload(1)}),
 			func(f *fixture, err error) { f.unknownQueue(err, "nowhere") }},
 		{"BadFollowUpPayload", badFollowUp(store.NewMessage{Queue: "other", Payload: json.RawMessage(`nope`)}), wantRule(store.RuleJSON)},

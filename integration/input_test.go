@@ -153,7 +153,7 @@ func TestBadDSN(t *testing.T) {
 		code int
 		want string
 	}{
-		"wrong password": {withPassword(t, dsn, secret), 2, "password"},
+		"wrong password": {withPassword(t, dsn, secret), 3, "password"},
 		"nobody there":   {"postgres://u:" + secret + "@127.0.0.1:1/db", 3, "127.0.0.1"},
 		"unknown scheme": {"mysql://u:" + secret + "@h/db", 2, "postgres"},
 		"no file":        {"sqlite:" + filepath.Join(w.dir, "none.db"), 1, "none.db"},

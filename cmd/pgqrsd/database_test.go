@@ -62,7 +62,7 @@ func TestWrongPassword(t *testing.T) {
 	}
 	u.User = url.UserPassword(u.User.Username(), "hunter2")
 	c := &cli{T: t, global: []string{"--dsn", u.String()}}
-	c.fails(exitUsage, []string{"password"}, "queue", "list")
+	c.fails(exitUnavailable, []string{"password"}, "queue", "list")
 	if r := c.run("queue", "list"); strings.Contains(r.stderr, "hunter2") {
 		t.Errorf("the error shows the password:\n%s", r.stderr)
 	}

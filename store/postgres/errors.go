@@ -53,8 +53,8 @@ func (s *Store) translate(ctx context.Context, err error) error {
 func (s *Store) translateServer(e *pgconn.PgError) error {
 	said := fmt.Errorf("%s (SQLSTATE %s)", e.Message, e.Code)
 	switch e.Code {
-	case "28P01", "28000": // wrong password, no such role, pg_hba.conf
-		return &connectError{s.target, said, []error{store.ErrDSN, store.ErrUnavailable}}
+	case "28P01", "28000": // wrong password, no such role, pg_hba.conf: mended at the server, or in time
+		return s.unavailable(said)
 	case "3D000": // no such database
 		return &connectError{s.target, said, []error{store.ErrDSN, store.ErrUnavailable}}
 	case "3F000", "42P01", "42883": // no such schema, table or function
@@ -63,14 +63,19 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 		return fmt.Errorf("the database role lacks a privilege: %w", said)
 	case "23505":
 		return fmt.Errorf("%s: %w", e.Message, store.ErrExists)
-	case "22021", "22P05", "22P02", "54000": // not UTF-8 or holds NUL, not JSON, over a limit
+	case "54000": // over a limit
 		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
-	case "25006", "55P03", "57014": // read only (a standby), lock or statement timeout
+	case "25006", "25P03", "25P04", "55P03": // read only (a standby), idle or transaction timeout, lock timeout
 		return s.unavailable(said)
 	}
-	// Connection, resources, operator intervention (shutdown, starting up,
-	// terminated), system errors, and what a rerun may mend (deadlock).
 	switch e.Code[:min(2, len(e.Code))] {
+	// Bad data and broken constraints: the same call fails again. Only these
+	// speak of what was written; any other error may pass.
+	case "22", "23":
+		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
+	// Connection, resources, operator intervention (statement timeout,
+	// shutdown, starting up, terminated), system errors, and what a rerun may
+	// mend (deadlock).
 	case "08", "53", "57", "58", "40":
 		return s.unavailable(said)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,8 +36,8 @@ func TestOpenErrors(t *testing.T) {
 		is        []error
 		says      string
 	}{
-		{"wrong password", with(func(*url.URL) {}), []error{store.ErrDSN, store.ErrUnavailable}, "password authentication failed"},
-		{"no such role", with(func(u *url.URL) { u.User = url.UserPassword("nobody", secret) }), []error{store.ErrDSN}, `"nobody"`},
+		{"wrong password", with(func(*url.URL) {}), []error{store.ErrUnavailable}, "password authentication failed"},
+		{"no such role", with(func(u *url.URL) { u.User = url.UserPassword("nobody", secret) }), []error{store.ErrUnavailable}, `"nobody"`},
 		{"no such database", with(func(u *url.URL) { u.User, u.Path = good.User, "/nowhere" }), []error{store.ErrDSN, store.ErrUnavailable}, `"nowhere"`},
 		{"nobody listens", with(func(u *url.URL) { u.Host = "127.0.0.1:1" }), []error{store.ErrUnavailable}, "127.0.0.1:1"},
 		{"bad port", "postgres://u:" + secret + "@host:port/db", []error{store.ErrDSN}, "percent-encoded"},
@@ -55,6 +56,9 @@ func TestOpenErrors(t *testing.T) {
 			if !errors.Is(err, want) {
 				t.Errorf("%s: %v is not %q", bad.name, err, want)
 			}
+		}
+		if errors.Is(err, store.ErrDSN) && !slices.Contains(bad.is, store.ErrDSN) {
+			t.Errorf("%s: %v is %q", bad.name, err, store.ErrDSN)
 		}
 		if !strings.Contains(err.Error(), bad.says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %q does not say %q in one line", bad.name, err, bad.says)

@@ -67,8 +67,9 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // Open opens the store and checks that the database answers. It returns
-// store.ErrDSN for a DSN that cannot be understood or whose credentials are
-// refused, store.ErrUnavailable when the database cannot be reached.
+// store.ErrDSN for a DSN that cannot be understood or names no database,
+// store.ErrUnavailable when the server cannot be reached or refuses the
+// credentials.
 // Installing is up to the caller.
 func Open(ctx context.Context, cfg Config) (store.Store, error) {
 	s, err := newStore(ctx, cfg)

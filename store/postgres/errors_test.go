@@ -1,0 +1,37 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/pgqrs/pgqrsd/internal/pgtest"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// Only errors that speak of the data are ErrInvalid or ErrExists; those that
+// pass by themselves are ErrUnavailable, and the others nobody's fault.
+func TestErrorClasses(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{Schema: pgtest.Schema(t)})
+	classes := []error{store.ErrInvalid, store.ErrExists, store.ErrUnavailable, store.ErrNotInstalled}
+	for want, codes := range map[error][]string{
+		store.ErrInvalid:      {"22003", "22007", "22012", "22023", "22021", "22P02", "23502", "23514", "23P01", "54000"},
+		store.ErrExists:       {"23505"},
+		store.ErrUnavailable:  {"25006", "25P03", "25P04", "28000", "28P01", "40001", "40P01", "53100", "55P03", "57014", "57P01", "58030"},
+		store.ErrNotInstalled: {"3F000", "42P01", "42883"},
+		nil:                   {"42501", "P0001", "XX000", "XX001", "0A000", "26000", "55006"},
+	} {
+		for _, code := range codes {
+			_, err := s.exec(t.Context(), "raise", fmt.Sprintf(`do $$ begin raise exception 'it failed' using errcode = '%s'; end $$`, code))
+			if err == nil {
+				t.Fatalf("%s: no error", code)
+			}
+			for _, class := range classes {
+				if errors.Is(err, class) != (class == want) {
+					t.Errorf("%s: %v, want it to be %v", code, err, want)
+				}
+			}
+		}
+	}
+}

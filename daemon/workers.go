@@ -102,7 +102,8 @@ func (w *workers) saw(ctx context.Context, states map[int64]store.WorkerState) e
 	for _, worker := range []store.Worker{w.admin(), w.producer()} {
 		id, was := worker.ID(), w.state(worker.ID())
 		is := states[id]
-		if is == was {
+		// One that was shut down stays down, also when its row is purged.
+		if is == was || was == store.WorkerStopped && is == "" {
 			continue
 		}
 		if is == "" || is == store.WorkerStopped {

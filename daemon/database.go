@@ -24,14 +24,29 @@ type database struct {
 	since time.Time
 }
 
-// note passes on the error of a call to the store. Only success and
-// ErrUnavailable say something about the database: other errors may be found
-// before it is asked.
+// note passes on the error of a call that writes to the store. Only success
+// and ErrUnavailable say something about the database: other errors may be
+// found before it is asked.
 func (b *database) note(err error) error {
-	down := errors.Is(err, store.ErrUnavailable)
-	if err != nil && !down {
+	if err != nil && !errors.Is(err, store.ErrUnavailable) {
 		return err
 	}
+	return b.found(err)
+}
+
+// noteRead is note for a call that may have written nothing. Its success does
+// not say that the database is back: one whose disk is full, or that is
+// read-only after a failover, answers to reads.
+func (b *database) noteRead(err error) error {
+	if !errors.Is(err, store.ErrUnavailable) {
+		return err
+	}
+	return b.found(err)
+}
+
+// found passes on err: the database is down with one and up without.
+func (b *database) found(err error) error {
+	down := err != nil
 	b.mu.Lock()
 	was, since := b.down, b.since
 	if was == down {

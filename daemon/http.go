@@ -125,7 +125,7 @@ func (d *Daemon) getMessage(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), httpCall)
 	defer cancel()
 	m, err := d.cfg.Store.Messages().Get(ctx, id)
-	if d.database.note(err) != nil {
+	if d.database.noteRead(err) != nil {
 		fail(w, err)
 		return
 	}
@@ -144,7 +144,7 @@ func (d *Daemon) getReady(w http.ResponseWriter, r *http.Request) {
 	out := readiness{Missing: []string{}, Handlers: d.handlers()}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
-	if err := d.database.note(d.cfg.Store.Ping(ctx)); err != nil {
+	if err := d.database.noteRead(d.cfg.Store.Ping(ctx)); err != nil {
 		out.Missing = append(out.Missing, "database: "+err.Error())
 	}
 	select {

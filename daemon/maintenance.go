@@ -115,7 +115,7 @@ func (m *maintenance) election(ctx context.Context, admin store.Admin, now time.
 	ttl := 3 * interval
 	led := now.Before(m.lead)
 	leads, err := admin.Lead(ctx, ttl)
-	if m.d.database.note(err) != nil {
+	if m.d.database.noteRead(err) != nil {
 		return fmt.Errorf("ask to do the maintenance: %w", err)
 	}
 	m.elect = now.Add(jittered(interval))
@@ -137,7 +137,7 @@ func (m *maintenance) election(ctx context.Context, admin store.Admin, now time.
 func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
 	if m.mayReclaim(time.Now()) {
 		back, err := admin.Reclaim(ctx, m.d.cfg.WorkerTimeout)
-		if m.d.database.note(err) != nil {
+		if m.d.database.noteRead(err) != nil {
 			return fmt.Errorf("reclaim dead workers: %w", err)
 		}
 		if back.Workers > 0 {
@@ -145,7 +145,7 @@ func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
 		}
 	}
 	back, err := admin.GiveBack(ctx)
-	if m.d.database.note(err) != nil {
+	if m.d.database.noteRead(err) != nil {
 		return fmt.Errorf("give back run-out leases: %w", err)
 	}
 	if back.Ready+back.Dead > 0 {
@@ -166,7 +166,7 @@ func (m *maintenance) mayReclaim(now time.Time) bool {
 func (m *maintenance) promoteDue(ctx context.Context, admin store.Admin) error {
 	for {
 		moved, next, err := admin.Promote(ctx, promoteBatch)
-		if m.d.database.note(err) != nil {
+		if m.d.database.noteRead(err) != nil {
 			return fmt.Errorf("make due messages ready: %w", err)
 		}
 		if moved > 0 {
@@ -192,7 +192,7 @@ func (m *maintenance) promoteDue(ctx context.Context, admin store.Admin) error {
 // purge removes what is past its retention, a batch a round while there is more.
 func (m *maintenance) purge(ctx context.Context, admin store.Admin) error {
 	n, err := admin.PurgeExpired(ctx, expireBatch)
-	if m.d.database.note(err) != nil {
+	if m.d.database.noteRead(err) != nil {
 		return fmt.Errorf("purge archived messages: %w", err)
 	}
 	m.expire = time.Now().Add(jittered(expireEvery))
@@ -202,7 +202,7 @@ func (m *maintenance) purge(ctx context.Context, admin store.Admin) error {
 	if time.Now().Before(m.workers) {
 		return nil
 	}
-	if _, err := admin.PurgeWorkers(ctx, stoppedFor); m.d.database.note(err) != nil {
+	if _, err := admin.PurgeWorkers(ctx, stoppedFor); m.d.database.noteRead(err) != nil {
 		return fmt.Errorf("purge stopped workers: %w", err)
 	}
 	m.workers = time.Now().Add(jittered(workersEvery))
@@ -218,7 +218,7 @@ func (d *Daemon) sample(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case d.database.note(err) == nil:
+		case d.database.noteRead(err) == nil:
 			d.metrics.sampled(samples, d.known)
 		case fatal(err):
 			return err

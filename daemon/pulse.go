@@ -18,7 +18,8 @@ func (d *Daemon) pulse(ctx context.Context) error {
 	)
 	for {
 		asked := time.Now()
-		beating := time.Since(beat) >= d.cfg.HeartbeatInterval-d.cfg.WatchInterval/2
+		// While the database is away only a write says that it is back.
+		beating := d.database.isDown() || time.Since(beat) >= d.cfg.HeartbeatInterval-d.cfg.WatchInterval/2
 		err := d.pulseOnce(ctx, beating)
 		wait := d.cfg.WatchInterval
 		switch {
@@ -68,14 +69,18 @@ func (d *Daemon) pulseOnce(ctx context.Context, beating bool) error {
 		ask = d.cfg.Store.Workers().Heartbeat
 	}
 	states, err := ask(call, ids...)
-	if d.database.note(err) != nil {
+	note := d.database.noteRead
+	if beating {
+		note = d.database.note
+	}
+	if note(err) != nil {
 		return fmt.Errorf("read the workers' states: %w", err)
 	}
-	if err := d.workers.saw(call, states); d.database.note(err) != nil {
+	if err := d.workers.saw(call, states); d.database.noteRead(err) != nil {
 		return err
 	}
 	for i, q := range queues {
-		if err := q.saw(call, consumers[i], states[consumers[i].ID()]); d.database.note(err) != nil {
+		if err := q.saw(call, consumers[i], states[consumers[i].ID()]); d.database.noteRead(err) != nil {
 			return err
 		}
 	}

@@ -167,9 +167,10 @@ func (q *queue) claim(ctx context.Context, want int) (int, error) {
 	defer cancel()
 	asked := time.Now()
 	msgs, err := consumer.Dequeue(call, want, cfg.Lease)
-	if q.d.database.note(err) != nil || len(msgs) == 0 {
-		return 0, err
+	if len(msgs) == 0 {
+		return 0, q.d.database.noteRead(err)
 	}
+	_ = q.d.database.note(nil)
 	q.m.leased.Add(float64(len(msgs)))
 	for i := range msgs {
 		q.m.wait.Observe(msgs[i].Waited.Seconds())

@@ -90,7 +90,7 @@ func (q *queue) renew(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	answers, err := consumer.Extend(call, lease, leases...)
-	if q.d.database.note(err) != nil {
+	if q.d.database.noteRead(err) != nil {
 		return err
 	}
 	q.mu.Lock()
@@ -199,7 +199,7 @@ func (q *queue) mark(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	answers, err := consumer.Started(call, leases...)
-	if q.d.database.note(err) != nil {
+	if q.d.database.noteRead(err) != nil {
 		return err
 	}
 	q.mu.Lock()
@@ -274,7 +274,7 @@ func (q *queue) publish(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := consumer.Progress(call, beats)
-	if q.d.database.note(err) == nil || errors.Is(err, store.ErrLeaseLost) {
+	if q.d.database.noteRead(err) == nil || errors.Is(err, store.ErrLeaseLost) {
 		return nil
 	}
 	// Newer words have come meanwhile, or will: old ones are not kept for long.

@@ -72,7 +72,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	for _, q := range d.unserved(served, d.handlers()) {
 		d.retire(q)
 	}
-	if err := d.workers.publish(ctx); d.database.note(err) != nil {
+	if err := d.workers.publish(ctx); d.database.noteRead(err) != nil {
 		errs = append(errs, err)
 	}
 	d.status()
@@ -160,7 +160,7 @@ func (d *Daemon) ensureQueue(ctx context.Context, name string, kind store.QueueK
 		case err == nil:
 			kind = was.Kind
 		case !errors.Is(err, store.ErrNotFound):
-			return d.database.note(err)
+			return d.database.noteRead(err)
 		}
 	}
 	_, err := d.cfg.Store.Queues().Ensure(ctx, name, d.settings.Load().queueConfig(name).policy(kind))
@@ -283,6 +283,9 @@ func (d *Daemon) status() {
 	n := len(d.queues)
 	d.mu.Unlock()
 	text := fmt.Sprintf("serving %d queues", n)
+	if n == 1 {
+		text = "serving 1 queue"
+	}
 	switch {
 	case d.stopping.Load():
 		text = "stopping"

@@ -79,6 +79,25 @@ func TestASuspendedProducerAnswers503(t *testing.T) {
 	})
 }
 
+func TestAProducerThatWasShutDownStaysDown(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s store.Store) {
+		f := run(t, testConfig(t, s))
+		producer := f.worker(store.KindProducer, "").ID
+		f.transition(producer, store.WorkerSuspended)
+		f.transition(producer, store.WorkerStopped)
+		f.eventually("the daemon has seen it", func() bool { return f.d.workers.state(producer) == store.WorkerStopped })
+		if err := s.Workers().Delete(t.Context(), producer); err != nil {
+			t.Fatal(err)
+		}
+		// A pulse that tells the one has told the other.
+		f.transition(f.worker(store.KindConsumer, "work").ID, store.WorkerSuspended)
+		f.eventually("the daemon has looked again", func() bool { return f.queueState("work") == store.WorkerSuspended })
+		if all := f.list(store.KindProducer, ""); len(all) != 0 {
+			t.Errorf("a producer that was shut down came back: %+v", all)
+		}
+	})
+}
+
 // A daemon that was stopped for so long that others took it for dead loses what
 // it held, and serves on under new identities.
 func TestATakenForDeadDaemonRegistersAnew(t *testing.T) {
@@ -161,6 +180,11 @@ func TestTheDatabaseSaysItsGoingAndComingOnce(t *testing.T) {
 	}
 	if !d.database.isDown() || changes != 1 {
 		t.Errorf("down %v after %d changes", d.database.isDown(), changes)
+	}
+	for range 3 {
+		if err := d.database.noteRead(nil); err != nil || !d.database.isDown() {
+			t.Fatalf("a read, with error %v, is taken for the database's return", err)
+		}
 	}
 	for range 3 {
 		if err := d.database.note(nil); err != nil {

@@ -341,3 +341,32 @@ func TestIDsAreNeverReused(t *testing.T) {
 		}
 	}
 }
+
+// What is written to a file that is deleted or replaced would be lost, so
+// nothing is acknowledged any more.
+func TestFileGone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "test.db")
+	s := open(t, sqlite.Config{Path: path})
+	if err := s.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Queues().Insert(t.Context(), "q", store.QueuePolicy{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []func() error{
+		func() error { return os.Remove(path) },
+		func() error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Messages().Insert(t.Context(), []store.NewMessage{{Queue: "q", Payload: []byte(`1`)}})
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("enqueue into a file that is gone: %v, want ErrUnavailable", err)
+		}
+		if err := s.Ping(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("ping of a file that is gone: %v, want ErrUnavailable", err)
+		}
+	}
+}

@@ -69,6 +69,7 @@ type Config struct {
 // database is a store.Store.
 type database struct {
 	cfg    Config
+	file   fs.FileInfo // of the file that was opened
 	writer *writer
 	reader *reader
 	events *listeners
@@ -125,6 +126,9 @@ func Open(ctx context.Context, cfg Config) (store.Store, error) {
 	if d.reader, err = openReader(cfg.Path); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", cfg.Path, translate(err)), d.writer.close())
 	}
+	if d.file, err = os.Stat(cfg.Path); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w: %w", cfg.Path, err, store.ErrUnavailable), d.Close())
+	}
 	return d, nil
 }
 
@@ -174,14 +178,28 @@ func (d *database) ConcurrencyModel() store.ConcurrencyModel { return store.Sing
 const sqlPing = `SELECT count(*) FROM sqlite_schema`
 
 func (d *database) Ping(ctx context.Context) error {
-	// The schema's table is read from the file, so that a file that is gone
-	// or broken shows.
-	if _, err := os.Stat(d.cfg.Path); err != nil {
-		return fmt.Errorf("ping %s: %w: %w", d.cfg.Path, err, store.ErrUnavailable)
+	if err := d.inPlace(); err != nil {
+		return fmt.Errorf("ping: %w", err)
 	}
+	// The schema's table is read from the file, so that a broken one shows.
 	var n int64
 	if err := d.readRow(ctx, sqlPing, nil, &n); err != nil {
 		return fmt.Errorf("ping %s: %w", d.cfg.Path, err)
+	}
+	return nil
+}
+
+// inPlace checks that the path still names the file that was opened: what is
+// written to a file that was deleted or replaced is lost with it.
+func (d *database) inPlace() error {
+	now, err := os.Stat(d.cfg.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the database file %s was deleted; restore it and restart: %w", d.cfg.Path, store.ErrUnavailable)
+	case err != nil:
+		return fmt.Errorf("look at the database file %s: %w: %w", d.cfg.Path, err, store.ErrUnavailable)
+	case !os.SameFile(now, d.file):
+		return fmt.Errorf("the database file %s was replaced by another one; restart to use that: %w", d.cfg.Path, store.ErrUnavailable)
 	}
 	return nil
 }

@@ -138,6 +138,9 @@ type tx struct {
 // asked again: the statements are few and short, and an interrupted commit
 // would leave everyone unsure.
 func (d *database) write(ctx context.Context, how flush, fn func(*tx) error) error {
+	if err := d.inPlace(); err != nil {
+		return err
+	}
 	wait, cancel := context.WithTimeout(ctx, d.cfg.StatementTimeout)
 	defer cancel()
 	select {

@@ -14,6 +14,9 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
+// errLocked is a lock that did not come within the time it was waited for.
+var errLocked = errors.New("locked by another transaction")
+
 // fail translates what the driver returned while op was attempted into the
 // errors of package store. It is the only place that knows the driver's.
 func (s *Store) fail(ctx context.Context, op string, err error) error {
@@ -65,7 +68,9 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 		return fmt.Errorf("%s: %w", e.Message, store.ErrExists)
 	case "54000": // over a limit
 		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
-	case "25006", "25P03", "25P04", "55P03": // read only (a standby), idle or transaction timeout, lock timeout
+	case "55P03":
+		return &connectError{s.target, said, []error{store.ErrUnavailable, errLocked}}
+	case "25006", "25P03", "25P04": // read only (a standby), idle or transaction timeout
 		return s.unavailable(said)
 	}
 	switch e.Code[:min(2, len(e.Code))] {

@@ -91,10 +91,9 @@ func (t *taken) read(r pgx.Rows) error {
 // giveBack gives back the messages of the queue's claims that ran out.
 func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue string) (store.GivenBack, error) {
 	var n store.GivenBack
-	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
 		var t taken
-		b := s.batch()
 		b.add(sqlClaimLock, s.claimLock, queueID)
 		b.add(sqlTakeRunOut, now, queueID).Query(t.read)
 		if err := b.sendIn(ctx, tx); err != nil {
@@ -133,9 +132,8 @@ func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *t
 // returns how many. With remove the worker's row goes too.
 func (s *Store) release(ctx context.Context, op string, id int64, queueID int32, remove bool) (int64, error) {
 	var n int64
-	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		var t taken
-		b := s.batch()
 		if queueID != 0 {
 			b.add(sqlClaimLock, s.claimLock, queueID)
 			b.add(sqlTakeWorkers, []int64{id}).Query(t.read)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,6 +63,14 @@ on conflict (id) do update set worker_id = excluded.worker_id, expires_at = excl
         or not exists (select from {{schema}}.workers w where w.id = l.worker_id and w.state <> 'stopped')`
 )
 
+// sqlLockLimit bounds how long each statement that follows in the transaction
+// waits for a lock.
+const sqlLockLimit = `select set_config('lock_timeout', $1, true)`
+
+// reclaimWait is how long a reclaim waits for the rows of a worker, with its
+// queue's claim lock in hand, before it leaves them to the next one.
+const reclaimWait = 2 * time.Second
+
 // Reclaim declares workers without a heartbeat stopped.
 func (a *admin) Reclaim(ctx context.Context, maxAge time.Duration) (store.GivenBack, error) {
 	us := micros(maxAge)
@@ -92,8 +101,13 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 			byQueue[d.Queue] = append(byQueue[d.Queue], d.ID)
 		}
 	}
+	var locked error
 	for queueID, ids := range byQueue {
 		n, err := a.s.reclaimOf(ctx, op, queueID, ids, maxAge)
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' workers need not wait for these
+			continue
+		}
 		if err != nil {
 			return total, err
 		}
@@ -104,19 +118,20 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 	if total.Workers > 0 {
 		a.s.notifier.add("")
 	}
-	return total, nil
+	return total, locked
 }
 
 // reclaimOf reclaims workers of one queue; 0 is those that have none.
 func (s *Store) reclaimOf(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
 	var n store.GivenBack
-	err := s.transaction(ctx, op, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
 		var stopped []int64
-		b := s.batch()
 		if queueID != 0 {
 			b.add(sqlClaimLock, s.claimLock, queueID)
 		}
+		// Who waits for the claim lock must not wait for who holds a row.
+		b.add(sqlLockLimit, milliseconds(reclaimWait))
 		b.add(sqlReclaim, now, ids, maxAge).Query(func(r pgx.Rows) (err error) {
 			stopped, err = pgx.CollectRows(r, pgx.RowTo[int64])
 			return err

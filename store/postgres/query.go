@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,11 +70,37 @@ func (b *batch) sendIn(ctx context.Context, tx pgx.Tx) error {
 	return tx.SendBatch(ctx, &b.b).Close()
 }
 
-// transaction runs fn in a transaction and commits unless fn fails.
-func (s *Store) transaction(ctx context.Context, op string, fn func(ctx context.Context, tx pgx.Tx) error) error {
+// idleLimit ends a transaction whose client sends nothing more, because it is
+// frozen or gone: its locks must not stop the others.
+const idleLimit = 5 * time.Second
+
+// sqlLimits bounds a transaction of several round trips: how long it may be
+// idle, and each of its statements. They are set in the transaction, for
+// behind PgBouncer nothing can be set on the session.
+const sqlLimits = `
+select set_config('idle_in_transaction_session_timeout', $1, true), set_config('statement_timeout', $2, true)`
+
+// limits are the parameters of sqlLimits, in milliseconds.
+func (s *Store) limits() []any {
+	return []any{milliseconds(min(idleLimit, s.cfg.StatementTimeout)), milliseconds(s.cfg.StatementTimeout)}
+}
+
+// milliseconds is a duration as PostgreSQL's settings have it, where zero is
+// without limit.
+func milliseconds(d time.Duration) string {
+	return strconv.FormatInt(max(d.Milliseconds(), 1), 10)
+}
+
+// transaction runs fn in a transaction and commits unless fn fails. fn's first
+// statements go to b, which bounds the transaction.
+func (s *Store) transaction(ctx context.Context, op string, fn func(ctx context.Context, b *batch, tx pgx.Tx) error) error {
 	call, cancel := s.limited(ctx)
 	defer cancel()
-	return s.fail(ctx, op, pgx.BeginFunc(call, s.pool, func(tx pgx.Tx) error { return fn(call, tx) }))
+	return s.fail(ctx, op, pgx.BeginFunc(call, s.pool, func(tx pgx.Tx) error {
+		b := s.batch()
+		b.add(sqlLimits, s.limits()...)
+		return fn(call, b, tx)
+	}))
 }
 
 func duration(us int64) time.Duration { return time.Duration(us) * time.Microsecond }

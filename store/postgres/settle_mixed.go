@@ -194,6 +194,7 @@ func (m *mixed) look(ctx context.Context, conn *pgxpool.Conn) (map[int]held, []s
 	var there []string
 	b := m.s.batch()
 	b.add(sqlBegin)
+	b.add(sqlLimits, m.s.limits()...)
 	b.add(sqlSettlePlan)
 	if len(queues) > 0 {
 		b.add(sqlEnqueueLock, m.s.enqueueLock, lockKeys(queues))

@@ -147,7 +147,7 @@ func poolConfig(cfg Config) (*pgxpool.Config, error) {
 		pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		return pc, nil
 	}
-	ms := strconv.FormatInt(max(cfg.StatementTimeout.Milliseconds(), 1), 10)
+	ms := milliseconds(cfg.StatementTimeout)
 	params["statement_timeout"] = ms
 	// A transaction whose client vanished must not keep its locks.
 	params["idle_in_transaction_session_timeout"] = ms

@@ -9,6 +9,8 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
+// What follows the drain and the grace, with the close of the store, is in the
+// unit's TimeoutStopSec and in docs/operations.md.
 const (
 	// lastSettle is how long the last results may take to be recorded.
 	lastSettle = 5 * time.Second

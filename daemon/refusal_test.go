@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -9,9 +12,9 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// refusing makes a schema's archive refuse rows with this SQLSTATE while
-// condition, which may use the number of the try as n, is true.
-func (f *fixture) refusing(schema, code, condition string) *pgx.Conn {
+// refusing makes a table refuse new rows with this SQLSTATE while condition,
+// which may use the number of the try as n, is true.
+func (f *fixture) refusing(schema, table, code, condition string) *pgx.Conn {
 	f.Helper()
 	conn, err := pgx.Connect(f.Context(), pgtest.DSN(f))
 	if err != nil {
@@ -26,7 +29,7 @@ func (f *fixture) refusing(schema, code, condition string) *pgx.Conn {
 			if `+condition+` then raise 'as told' using errcode = '`+code+`'; end if;
 			return new;
 		end $$`)
-	f.exec(conn, `create trigger refuse before insert on archive for each row execute function refuse()`)
+	f.exec(conn, `create trigger refuse before insert on `+table+` for each row execute function refuse()`)
 	return conn
 }
 
@@ -41,7 +44,7 @@ func (f *fixture) exec(conn *pgx.Conn, sql string) {
 func TestARefusingDatabaseCostsNoAttempt(t *testing.T) {
 	schema := pgtest.Schema(t)
 	f := run(t, testConfig(t, openPostgres(t, pgtest.DSN(t), schema)))
-	conn := f.refusing(schema, "P0001", "true")
+	conn := f.refusing(schema, "archive", "P0001", "true")
 	ids := f.enqueue(make([]order, 5)...)
 	f.eventually("the results were refused several times", func() bool {
 		var tries int
@@ -65,9 +68,47 @@ func TestARefusingDatabaseCostsNoAttempt(t *testing.T) {
 func TestAResultAtFaultIsAFailedAttempt(t *testing.T) {
 	schema := pgtest.Schema(t)
 	f := run(t, testConfig(t, openPostgres(t, pgtest.DSN(t), schema)))
-	f.refusing(schema, "22P02", "n = 1")
+	f.refusing(schema, "archive", "22P02", "n = 1")
 	if m := f.becomes(f.enqueue(order{})[0], store.Done); m.Attempts != 1 {
 		t.Errorf("attempts %d, want 1", m.Attempts)
 	}
 	f.becomes(f.enqueue(order{})[0], store.Done)
+}
+
+// words keeps what is logged.
+type words struct {
+	mu   sync.Mutex
+	said strings.Builder
+}
+
+func (w *words) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said.Write(p)
+}
+
+func (w *words) has(s string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Contains(w.said.String(), s)
+}
+
+// A policy that cannot be set after a reload is said, and tried again.
+func TestAFailedReloadIsSaidAndTriedAgain(t *testing.T) {
+	schema := pgtest.Schema(t)
+	cfg := testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
+	log := &words{}
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	f := run(t, cfg)
+	conn := f.refusing(schema, "queues", "P0001", "new.name = 'fresh'")
+	cfg.Queues = map[string]QueueConfig{"fresh": {}}
+	if err := f.d.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("the log names the queue", func() bool { return log.has("set the policy of queue fresh") })
+	f.exec(conn, `drop trigger refuse on queues`)
+	f.eventually("the new queue is there", func() bool {
+		_, err := f.store.Queues().Get(t.Context(), "fresh")
+		return err == nil
+	})
 }

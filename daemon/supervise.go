@@ -18,8 +18,14 @@ import (
 func (d *Daemon) supervise(ctx context.Context) error {
 	var back retry
 	settled := d.host.Load().Settled()
+	reloaded := false
 	for {
 		err := d.reconcile(ctx)
+		if reloaded {
+			policies := d.ensureAll(ctx)
+			reloaded = policies != nil
+			err = errors.Join(err, policies)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -47,13 +53,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			settled = nil
 		case <-d.changed:
 		case <-d.reloaded:
-			err = d.ensureAll(ctx)
-			if err != nil {
-				d.reloaded.raise()
-				if !sleep(ctx, back.next(), nil) {
-					return nil
-				}
-			}
+			reloaded = true
 		case <-again:
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pgqrs/pgqrsd/handlers/host"
 	"github.com/pgqrs/pgqrsd/store"
@@ -54,6 +55,8 @@ type Daemon struct {
 	due      signal // something may have become due earlier than thought
 	progress signal // a queue ran out of jobs or of results
 
+	bodies *semaphore.Weighted // bytes of HTTP requests
+
 	mu     sync.Mutex
 	queues map[string]*queue
 	// closed are queues not to be served any more, and why.
@@ -70,6 +73,7 @@ func New(cfg Config) (*Daemon, error) {
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version),
 		now: make(chan struct{}), changed: newSignal(), reloaded: newSignal(), pulseNow: newSignal(), due: newSignal(), progress: newSignal(),
 		queues: map[string]*queue{}, closed: map[string]string{},
+		bodies: semaphore.NewWeighted(maxBodies),
 	}
 	d.settings.Store(&cfg)
 	d.database = &database{log: cfg.Logger, gauge: d.metrics.database, changed: d.status, since: time.Now()}

@@ -21,6 +21,7 @@ import (
 // The HTTP server's limits.
 const (
 	maxRequestBytes    = 32 << 20
+	maxBodies          = 128 << 20 // of all requests that are being served
 	maxRequestMessages = 10_000
 	httpReadHeader     = 5 * time.Second
 	httpRead           = 30 * time.Second
@@ -29,6 +30,9 @@ const (
 	httpCall           = 20 * time.Second // of one request's work in the database
 	httpShutdown       = 5 * time.Second
 )
+
+// ruleBusy refuses a request while the bodies of others fill maxBodies.
+const ruleBusy = "busy"
 
 func (d *Daemon) listenHTTP(ctx context.Context) (net.Listener, error) {
 	if d.cfg.HTTPAddr == "" {
@@ -82,20 +86,34 @@ func (d *Daemon) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", d.getReady)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
-	return mux
+	// A page that a browser on this machine shows must not enqueue.
+	guard := http.NewCrossOriginProtection()
+	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		d.fail(w, &requestError{http.StatusForbidden, "cross_origin", "requests from web pages of other origins are refused"})
+	}))
+	return guard.Handler(mux)
 }
 
 func (d *Daemon) postMessages(w http.ResponseWriter, r *http.Request) {
+	size := int64(maxRequestBytes)
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength)
+	}
+	if !d.bodies.TryAcquire(size) {
+		d.fail(w, &requestError{http.StatusServiceUnavailable, ruleBusy, "other requests hold all the memory for requests; try again"})
+		return
+	}
+	defer d.bodies.Release(size)
 	msgs, err := decodeMessages(http.MaxBytesReader(w, r.Body, maxRequestBytes), r.PathValue("queue"))
 	if err != nil {
-		fail(w, err)
+		d.fail(w, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), httpCall)
 	defer cancel()
 	ids, err := d.enqueue(ctx, msgs)
 	if err != nil {
-		fail(w, err)
+		d.fail(w, err)
 		return
 	}
 	reply(w, http.StatusCreated, struct {
@@ -119,14 +137,14 @@ func (d *Daemon) enqueue(ctx context.Context, msgs []store.NewMessage) ([]int64,
 func (d *Daemon) getMessage(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
-		fail(w, &requestError{http.StatusBadRequest, "id", fmt.Sprintf("message id %q is not a number", r.PathValue("id"))})
+		d.fail(w, &requestError{http.StatusBadRequest, "id", fmt.Sprintf("message id %q is not a number", r.PathValue("id"))})
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), httpCall)
 	defer cancel()
 	m, err := d.cfg.Store.Messages().Get(ctx, id)
 	if d.database.noteRead(err) != nil {
-		fail(w, err)
+		d.fail(w, err)
 		return
 	}
 	reply(w, http.StatusOK, view.OfMessage(m))
@@ -145,7 +163,8 @@ func (d *Daemon) getReady(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	if err := d.database.noteRead(d.cfg.Store.Ping(ctx)); err != nil {
-		out.Missing = append(out.Missing, "database: "+err.Error())
+		d.log.Debug("the database does not answer", "error", err)
+		out.Missing = append(out.Missing, "database unavailable")
 	}
 	select {
 	case <-d.host.Load().Settled():
@@ -189,9 +208,18 @@ type failure struct {
 	Near []string `json:"near,omitempty"`
 }
 
-func fail(w http.ResponseWriter, err error) {
+func (d *Daemon) fail(w http.ResponseWriter, err error) {
 	code, body := explain(err)
+	switch {
+	case code == http.StatusInternalServerError:
+		d.log.Error("an HTTP request failed", "error", err)
+	case code == http.StatusServiceUnavailable: // the cause is logged once
+		d.log.Debug("an HTTP request was not served", "error", err)
+	}
 	var rate *store.RateLimitError
+	if body.Rule == ruleBusy {
+		w.Header().Set("Retry-After", "1")
+	}
 	if errors.As(err, &rate) {
 		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(rate.RetryAfter.Seconds())))))
 	}
@@ -232,7 +260,7 @@ func explain(err error) (int, failure) {
 		body.Rule = "producer_" + string(notReady.State)
 		return http.StatusServiceUnavailable, body
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		body.Rule = "database_unavailable"
+		body.Error, body.Rule = "database unavailable", "database_unavailable"
 		return http.StatusServiceUnavailable, body
 	case errors.Is(err, store.ErrNotFound):
 		return http.StatusNotFound, body
@@ -240,6 +268,8 @@ func explain(err error) (int, failure) {
 		body.Rule = "invalid"
 		return http.StatusBadRequest, body
 	}
+	// What the database says of itself is for the log, not for a caller.
+	body.Error = "internal error; the daemon's log says more"
 	return http.StatusInternalServerError, body
 }
 

@@ -132,6 +132,46 @@ func TestHTTPRefusals(t *testing.T) {
 	})
 }
 
+// A web page may make its visitor's browser send requests to a loopback address.
+func TestHTTPRefusesOtherOrigins(t *testing.T) {
+	f := run(t, testConfig(t, openSQLite(t)))
+	for name, value := range map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"} {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+f.d.HTTPAddr()+"/api/v1/queues/work/messages",
+			strings.NewReader(`{"messages":[{"payload":{}}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(name, value)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var failed failure
+		if err := json.NewDecoder(res.Body).Decode(&failed); err != nil {
+			t.Fatal(err)
+		}
+		if err := res.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != http.StatusForbidden || failed.Rule != "cross_origin" {
+			t.Errorf("with %s: %s it is answered %d %+v", name, value, res.StatusCode, failed)
+		}
+	}
+}
+
+func TestHTTPBoundsTheBytesOfAllRequests(t *testing.T) {
+	f := run(t, testConfig(t, openSQLite(t)))
+	if !f.d.bodies.TryAcquire(maxBodies - 10) {
+		t.Fatal("bytes are taken while nobody asks")
+	}
+	code, header, body := f.call("POST", "/api/v1/queues/work/messages", `{"messages":[{"payload":{}}]}`)
+	if code != http.StatusServiceUnavailable || header.Get("Retry-After") != "1" || !strings.Contains(body, ruleBusy) {
+		t.Errorf("answered %d %s, Retry-After %q", code, body, header.Get("Retry-After"))
+	}
+	f.d.bodies.Release(maxBodies - 10)
+	f.posts(`{"messages":[{"payload":{}}]}`, http.StatusCreated, "")
+}
+
 func TestHTTPRateLimit(t *testing.T) {
 	cfg := testConfig(t, openSQLite(t))
 	cfg.HTTPRate, cfg.HTTPBurst = 0.001, 2
@@ -152,8 +192,15 @@ func TestHTTPWhileTheDatabaseIsAway(t *testing.T) {
 	f := run(t, testConfig(t, openPostgres(t, server.DSN(), "pgqrs")))
 	server.StopImmediate()
 	f.posts(`{"messages":[{"payload":{}}]}`, http.StatusServiceUnavailable, "database_unavailable")
-	if code, _, body := f.call("GET", "/readyz", ""); code != http.StatusServiceUnavailable || !strings.Contains(body, "database") {
+	code, _, body := f.call("GET", "/readyz", "")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "database unavailable") {
 		t.Errorf("readyz answers %d %s", code, body)
+	}
+	_, _, got := f.call("GET", "/api/v1/messages/1", "")
+	for _, answer := range []string{body, got} {
+		if strings.Contains(answer, "127.0.0.1") || strings.Contains(answer, "pgqrs@") {
+			t.Errorf("the answer tells where the database is: %s", answer)
+		}
 	}
 	if code, _, body := f.call("GET", "/healthz", ""); code != http.StatusOK {
 		t.Errorf("healthz answers %d %s", code, body)

@@ -261,12 +261,8 @@ func (c *claimRows) message(v [][]byte) error {
 		Attempt:    int(be.Uint32(v[2])) + 1,
 		Priority:   int(int16(be.Uint16(v[3]))),
 		EnqueuedAt: pgTime(v[4]),
+		Headers:    store.ParseHeaders(v[6]),
 		Payload:    slices.Clone(v[7]),
-	}
-	if v[6] != nil {
-		if err := json.Unmarshal(v[6], &m.Headers); err != nil {
-			return fmt.Errorf("decode the headers of message %d: %w", m.ID, err)
-		}
 	}
 	c.got = append(c.got, m)
 	c.ready = append(c.ready, pgTime(v[5]))

@@ -159,11 +159,11 @@ func scanMessageAnd(row pgx.CollectableRow, more ...any) (store.Message, error) 
 	if err != nil {
 		return m, err
 	}
-	m.Payload, m.Output = payload, output
+	m.Headers, m.Payload, m.Output = store.ParseHeaders(headers), payload, output
 	for _, part := range []struct {
 		raw  []byte
 		into any
-	}{{headers, &m.Headers}, {failures, &m.Errors}, {progress, &m.Progress}} {
+	}{{failures, &m.Errors}, {progress, &m.Progress}} {
 		if part.raw == nil {
 			continue
 		}

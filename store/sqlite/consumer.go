@@ -154,11 +154,8 @@ func (t *tx) next(leased []store.LeasedMessage, fence store.Lease, queue int64, 
 		if err := rows.Scan(&m.ID, &attempts, &m.Priority, &enqueued, &ready, &headers, &payload); err != nil {
 			return err
 		}
-		m.Attempt, m.Payload = attempts+1, payload
+		m.Attempt, m.Headers, m.Payload = attempts+1, store.ParseHeaders(headers), payload
 		m.EnqueuedAt, m.Waited = time.UnixMicro(enqueued).UTC(), fromMicros(max(0, t.now-ready))
-		if err := decode(headers, &m.Headers); err != nil {
-			return fmt.Errorf("headers of message %d: %w", m.ID, err)
-		}
 		leased = append(leased, m)
 		return nil
 	})

@@ -101,9 +101,7 @@ func scanMessage(row scanner) (store.Message, error) {
 	if err := decode(progress, &m.Progress); err != nil {
 		return store.Message{}, fmt.Errorf("progress of message %d: %w", m.ID, err)
 	}
-	if err := decode(headers, &m.Headers); err != nil {
-		return store.Message{}, fmt.Errorf("headers of message %d: %w", m.ID, err)
-	}
+	m.Headers = store.ParseHeaders(headers)
 	if err := decode(errs, &m.Errors); err != nil {
 		return store.Message{}, fmt.Errorf("errors of message %d: %w", m.ID, err)
 	}

@@ -27,8 +27,8 @@ create table {{schema}}.messages (
     queue_id    int not null,
     attempts    int not null, -- that have failed
     priority    smallint not null,
-    headers     jsonb,
-    errors      jsonb,
+    headers     jsonb check (jsonb_typeof(headers) = 'object'),
+    errors      jsonb check (jsonb_typeof(errors) = 'array'),
     payload     json not null,
     primary key (id)
 ) with (
@@ -49,8 +49,8 @@ create table {{schema}}.delayed (
     queue_id    int not null,
     attempts    int not null,
     priority    smallint not null,
-    headers     jsonb,
-    errors      jsonb,
+    headers     jsonb check (jsonb_typeof(headers) = 'object'),
+    errors      jsonb check (jsonb_typeof(errors) = 'array'),
     payload     json not null
 ) with (autovacuum_vacuum_scale_factor = 0.05, vacuum_truncate = false);
 
@@ -85,8 +85,8 @@ create table {{schema}}.archive (
     state       {{schema}}.final_state not null,
     attempts    int not null,
     priority    smallint not null,
-    headers     jsonb,
-    errors      jsonb,
+    headers     jsonb check (jsonb_typeof(headers) = 'object'),
+    errors      jsonb check (jsonb_typeof(errors) = 'array'),
     payload     json not null,
     output      json
 );

@@ -27,8 +27,8 @@ CREATE TABLE messages (
     attempts    INTEGER NOT NULL, -- failed ones
     enqueued_at INTEGER NOT NULL,
     ready_at    INTEGER NOT NULL,
-    headers     TEXT,             -- a JSON object
-    errors      TEXT,             -- a JSON array of store.AttemptError
+    headers     TEXT CHECK (json_type(headers) = 'object'),
+    errors      TEXT CHECK (json_type(errors) = 'array'), -- of store.AttemptError
     payload     TEXT    NOT NULL
 ) STRICT;
 -- The order of leasing; the id, being the row id, is its last column.
@@ -42,8 +42,8 @@ CREATE TABLE delayed (
     attempts    INTEGER NOT NULL,
     enqueued_at INTEGER NOT NULL,
     due_at      INTEGER NOT NULL,
-    headers     TEXT,
-    errors      TEXT,
+    headers     TEXT CHECK (json_type(headers) = 'object'),
+    errors      TEXT CHECK (json_type(errors) = 'array'),
     payload     TEXT    NOT NULL
 ) STRICT;
 CREATE INDEX delayed_due ON delayed (queue_id, due_at);
@@ -58,8 +58,8 @@ CREATE TABLE archive (
     enqueued_at INTEGER NOT NULL,
     finished_at INTEGER NOT NULL,
     worker_id   INTEGER,          -- the one that finished it
-    headers     TEXT,
-    errors      TEXT,
+    headers     TEXT CHECK (json_type(headers) = 'object'),
+    errors      TEXT CHECK (json_type(errors) = 'array'),
     output      TEXT,
     payload     TEXT    NOT NULL
 ) STRICT;

@@ -182,8 +182,8 @@ type Admin interface {
 	// queue's retention, with their steps.
 	PurgeExpired(ctx context.Context, limit int) (int64, error)
 	// Lead makes this worker the one that does maintenance, for ttl, unless
-	// another live one does. It is renewed by calling again. A worker that was
-	// stopped or reclaimed leads no more.
+	// another ready one does. It is renewed by calling again. A worker that was
+	// suspended, stopped or reclaimed leads no more.
 	Lead(ctx context.Context, ttl time.Duration) (bool, error)
 }
 

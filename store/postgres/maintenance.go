@@ -55,12 +55,14 @@ select case when min(due_at) is null then -1
 
 	sqlRetentions = `select id, retention_us from {{schema}}.queues where retention_us is not null order by id`
 
-	// sqlLead makes worker $2 the leader unless another one's time has not run out.
+	// sqlLead makes worker $2, if it is ready, the leader unless another one's
+	// time has not run out.
 	sqlLead = `
-insert into {{schema}}.leader as l (id, worker_id, expires_at) values (1, $2, {{now}} + $3 * interval '1 microsecond')
+insert into {{schema}}.leader as l (id, worker_id, expires_at)
+select 1, a.id, {{now}} + $3 * interval '1 microsecond' from {{schema}}.workers a where a.id = $2 and a.state = 'ready'
 on conflict (id) do update set worker_id = excluded.worker_id, expires_at = excluded.expires_at
     where l.worker_id = excluded.worker_id or l.expires_at <= {{now}}
-        or not exists (select from {{schema}}.workers w where w.id = l.worker_id and w.state <> 'stopped')`
+        or not exists (select from {{schema}}.workers w where w.id = l.worker_id and w.state = 'ready')`
 )
 
 // sqlLockLimit bounds how long each statement that follows in the transaction

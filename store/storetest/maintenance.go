@@ -22,6 +22,7 @@ func maintenanceCases() []testCase {
 		{"LeadPassesOn", leadPasses},
 		{"LeadRaces", leadRaces},
 		{"LeadOfADeadLeader", leadDead},
+		{"LeadOfASuspendedLeader", leadSuspended},
 	}
 }
 
@@ -234,4 +235,21 @@ func leadDead(f *fixture) {
 	f.reclaimSlot(b, "host-0", store.GivenBack{Workers: 1})
 	f.lead(b, true)
 	f.lead(a, false)
+}
+
+// leadSuspended: who does not work does not lead, and leaves the lead to others at once.
+func leadSuspended(f *fixture) {
+	a, b := f.admin(), f.on(f.second()).admin()
+	f.lead(a, true)
+	f.ok(a.Suspend(f.ctx))
+	f.lead(a, false)
+	f.lead(b, true)
+	f.clock.Advance(lease + time.Millisecond)
+	f.lead(a, false)
+	f.ok(a.Resume(f.ctx))
+	f.lead(a, true)
+	f.ok(a.Suspend(f.ctx))
+	f.ok(a.Shutdown(f.ctx))
+	f.lead(a, false)
+	f.lead(b, true)
 }

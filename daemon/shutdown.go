@@ -51,10 +51,14 @@ func (d *Daemon) stop(supervising, hosting, serving *task) error {
 	}
 	d.killing.Store(true)
 	hosting.end()
-	d.wait(hosting.done)
+	killed := d.wait(hosting.done)
 	recorded := d.recorded()
 	serving.end()
 	<-serving.done
+	if !killed {
+		// Their jobs may run still. Released, they would run twice at once.
+		return errors.New("stop: handler processes did not end in time; what they hold is not released and runs again when its lease ends")
+	}
 
 	err := d.stopWorkers()
 	switch {
@@ -108,21 +112,21 @@ func (d *Daemon) await(limit, rushed time.Duration, enough func(jobs, results in
 	}
 }
 
-// wait waits for the host's end, for a limited time.
-func (d *Daemon) wait(done <-chan struct{}) {
+// wait waits for the host's end, for a limited time, and reports whether it came.
+func (d *Daemon) wait(done <-chan struct{}) bool {
 	late := time.NewTimer(killTime)
 	defer late.Stop()
 	now := d.now
 	for {
 		select {
 		case <-done:
-			return
+			return true
 		case <-now:
 			now = nil
 			late.Reset(atOnce)
 		case <-late.C:
 			d.log.Error("handler processes did not end in time")
-			return
+			return false
 		}
 	}
 }
@@ -153,7 +157,11 @@ func (d *Daemon) stopWorkers() error {
 		}
 		errs = append(errs, stopWorker(ctx, d.workers.producer()), stopWorker(ctx, d.workers.admin()))
 		err := d.database.note(errors.Join(errs...))
-		if err == nil || !transient(err) || !sleep(ctx, back.next(), d.now) {
+		now := d.now
+		if d.rushed() {
+			now = nil // it is closed, and would end every pause
+		}
+		if err == nil || !transient(err) || !sleep(ctx, back.next(), now) {
 			return err
 		}
 	}

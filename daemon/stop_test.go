@@ -207,3 +207,28 @@ func TestRunSaysWhyItCannotStart(t *testing.T) {
 		release(t, s)
 	}
 }
+
+// What a handler that cannot be killed may still run must not be given away.
+func TestStopKeepsTheLeasesOfHandlersThatDoNotEnd(t *testing.T) {
+	cfg := testConfig(t, openSQLite(t))
+	cfg.CancelGrace = time.Hour
+	f := run(t, cfg)
+	id := f.enqueue(order{Do: "hang", File: f.path("go")})[0]
+	f.starts(id)
+	settings := *f.d.settings.Load()
+	settings.DrainTimeout, settings.CancelGrace = time.Millisecond, time.Millisecond
+	f.d.settings.Store(&settings)
+
+	ended := make(chan struct{})
+	close(ended)
+	other := &task{end: func() {}, done: ended}
+	hosting := &task{end: func() {}, done: make(chan struct{})}
+	if err := f.d.stop(other, hosting, other); err == nil {
+		t.Error("the stop says that all is well")
+	}
+	if m := f.get(id); m.State != store.Leased {
+		t.Errorf("message %d is %s while its job runs", id, m.State)
+	}
+	f.touch("go")
+	f.becomes(id, store.Done)
+}

@@ -187,7 +187,9 @@ func (q *queue) send(c *claim, jobs []*handlerpb.Job) {
 	q.mu.Lock()
 	stopped := !q.mayLease()
 	q.mu.Unlock()
-	if !stopped {
+	// After a long freeze between the lease and here others may have them by now.
+	late := time.Since(c.at) >= c.lease
+	if !stopped && !late {
 		if err := q.lane.Send(jobs); err == nil {
 			q.keep.raise()
 			return
@@ -235,6 +237,8 @@ const (
 	// pollShare keeps a daemon of many queues from asking more often than this
 	// for each of them, as long as wake-ups arrive.
 	pollShare = 1500 * time.Millisecond
+	// pollMost bounds how late a message is found whose wake-up was lost.
+	pollMost = 30 * time.Second
 )
 
 func (i *idle) reset() { i.last = 0 }
@@ -257,5 +261,5 @@ func (d *Daemon) pollInterval() time.Duration {
 	if !d.listening.Load() {
 		return d.cfg.PollInterval
 	}
-	return max(d.cfg.PollInterval, time.Duration(n)*pollShare)
+	return max(d.cfg.PollInterval, min(time.Duration(n)*pollShare, pollMost))
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"strconv"
 	"testing"
 	"time"
 
@@ -148,5 +149,27 @@ func TestBookkeeping(t *testing.T) {
 	q.Results(finished(jobs[4:], time.Millisecond))
 	if left, results := q.left(); len(refs) != 6 || left != 0 || results != 0 || len(q.claims) != 0 || q.held != 0 {
 		t.Errorf("%d lost, %d jobs, %d results, %d claims, %d bytes are left", len(refs), left, results, len(q.claims), q.held)
+	}
+}
+
+// After a freeze between the lease and the handler the lease may be others'.
+func TestJobsWhoseLeaseRanOutAreNotSent(t *testing.T) {
+	q := bookkeeping(t, 10)
+	msgs := []store.LeasedMessage{{Lease: store.Lease{Worker: q.consumer.ID(), Claim: 1, ID: 1}, Attempt: 1}}
+	q.send(q.admit(q.consumer, q.cfg, time.Now().Add(-q.cfg.Lease), msgs))
+	batch, outcomes := q.take(nil, nil)
+	if len(batch) != 1 || outcomes[0].Kind != store.OutcomeRelease {
+		t.Errorf("to settle are %+v, want a release", outcomes)
+	}
+}
+
+func TestPollIntervalIsBounded(t *testing.T) {
+	q := bookkeeping(t, 10)
+	for i := range 500 {
+		q.d.queues[strconv.Itoa(i)] = q
+	}
+	q.d.listening.Store(true)
+	if got := q.d.pollInterval(); got != pollMost {
+		t.Errorf("an idle queue of many is asked every %s, want %s", got, pollMost)
 	}
 }

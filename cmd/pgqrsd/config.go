@@ -1,13 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgqrs/pgqrsd/internal/config"
+	"github.com/pgqrs/pgqrsd/store/anystore"
 )
 
 func (a *app) configCommand() *cobra.Command {
@@ -33,7 +39,7 @@ func (a *app) configCheck() *cobra.Command {
 		Short: "Check the configuration file, the environment and the flags",
 		Long: `Check the configuration file, the environment and the flags, and print what was
 checked. Every mistake is named with its file and line; the exit status is 2
-then. The database is not asked: that is ` + "`pgqrsd verify`" + `.`,
+then. The DSN is read, but the database is not asked: that is ` + "`pgqrsd verify`" + `.`,
 		Example: `  pgqrsd config check
   pgqrsd --config ./config.toml config check`,
 		Args: args(),
@@ -41,6 +47,9 @@ then. The database is not asked: that is ` + "`pgqrsd verify`" + `.`,
 			cfg, err := a.load(cmd)
 			if err != nil {
 				return err
+			}
+			if err := anystore.Check(storeConfig(cfg)); err != nil {
+				return &config.Error{Problems: []config.Problem{{Source: cfg.Source("dsn"), Key: "dsn", Text: err.Error()}}}
 			}
 			v := checked{
 				File: cfg.File, Keys: cfg.KeysFromFile(), Variables: append([]string{}, cfg.Variables...), DSN: config.MaskDSN(cfg.DSN),
@@ -67,10 +76,20 @@ then. The database is not asked: that is ` + "`pgqrsd verify`" + `.`,
 // warnings are what is allowed and yet seldom meant.
 func warnings(cfg *config.Loaded) []string {
 	found := []string{}
-	if info, err := os.Stat(cfg.Plugins); err != nil {
-		found = append(found, fmt.Sprintf("the plugins directory %s cannot be read now, so nothing would be served: %v", cfg.Plugins, err))
-	} else if !info.IsDir() {
-		found = append(found, fmt.Sprintf("plugins: %s is not a directory", cfg.Plugins))
+	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	dir := pluginsDir(cfg)
+	switch info, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		add("the plugins directory %s does not exist; it is looked for again and again, and until then nothing is served", dir)
+	case err != nil:
+		add("the plugins directory cannot be read now, so nothing is served: %v", err)
+	case !info.IsDir():
+		add("plugins: %s is not a directory", dir)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Handlers)) {
+		if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			add("handlers.%s is configured, but %s holds no file of that name", config.QuoteKey(name), dir)
+		}
 	}
 	return found
 }
@@ -80,7 +99,7 @@ func (a *app) configShow() *cobra.Command {
 		Use:   "show",
 		Short: "Show the effective configuration and where each value comes from",
 		Long: `Show the effective configuration, as TOML, and where each value comes from. The
-password of the DSN and the environments of handlers are masked.`,
+password of the DSN and the arguments and environments of handlers are masked.`,
 		Example: `  pgqrsd config show
   pgqrsd --config ./config.toml config show -o json`,
 		Args: args(),

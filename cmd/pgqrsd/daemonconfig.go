@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/daemon"
@@ -19,7 +20,7 @@ func daemonConfig(cfg *config.Loaded, s store.Store, logger *slog.Logger) daemon
 		Version:             versionText(),
 		Logger:              logger,
 		Notify:              notify(logger),
-		Plugins:             cfg.Plugins,
+		Plugins:             pluginsDir(cfg),
 		StateDir:            cfg.Daemon.StateDir,
 		HTTPAddr:            cfg.HTTP.Addr,
 		HTTPRate:            cfg.HTTP.RateLimit,
@@ -40,6 +41,16 @@ func daemonConfig(cfg *config.Loaded, s store.Store, logger *slog.Logger) daemon
 		d.Queues[name] = queueConfig(q)
 	}
 	return d
+}
+
+// pluginsDir is the plugins directory's absolute path, which means the same to
+// those who read it elsewhere.
+func pluginsDir(cfg *config.Loaded) string {
+	dir, err := filepath.Abs(cfg.Plugins)
+	if err != nil { // there is no working directory
+		return cfg.Plugins
+	}
+	return dir
 }
 
 func queueConfig(q config.Queue) daemon.QueueConfig {

@@ -119,9 +119,6 @@ func (r *runner) run(ctx context.Context) error {
 // serve opens the database and runs the daemon until ctx ends.
 func (r *runner) serve(ctx context.Context) (err error) {
 	unlock, err := anystore.LockForRun(r.cfg.DSN)
-	if errors.Is(err, store.ErrUnavailable) {
-		return errors.New(err.Error()) // another daemon runs; the database itself is not away
-	}
 	if err != nil {
 		return err
 	}
@@ -150,7 +147,8 @@ func (r *runner) serve(ctx context.Context) (err error) {
 		return err
 	}
 	r.log.Info("pgqrsd starts", "version", versionText(), "backend", s.BackendName(), "dsn", config.MaskDSN(r.cfg.DSN),
-		"config", r.cfg.File, "plugins", r.cfg.Plugins, "http", r.cfg.HTTP.Addr, "state_dir", r.cfg.Daemon.StateDir)
+		"config", r.cfg.File, "plugins", pluginsDir(r.cfg), "http", r.cfg.HTTP.Addr, "state_dir", r.cfg.Daemon.StateDir)
+	r.warn()
 	r.store = s
 	r.started <- d
 	return d.Run(ctx)
@@ -175,6 +173,14 @@ func (r *runner) reload(d *daemon.Daemon) {
 	r.cfg = cfg
 	r.level.Set(logLevel(cfg.Log.Level))
 	r.log.Info("configuration read again", "config", cfg.File)
+	r.warn()
+}
+
+// warn tells of what is allowed and yet seldom meant.
+func (r *runner) warn() {
+	for _, w := range warnings(r.cfg) {
+		r.log.Warn(w)
+	}
 }
 
 // fixed refuses changes of what this file sets up once; the daemon refuses

@@ -137,26 +137,29 @@ func TestFileErrors(t *testing.T) {
 		"string for number":  {"[store]\npool_size = \"ten\"\n", ":2: store.pool_size: must be a whole number, not a string"},
 		"number for duration": {
 			"[daemon]\ncancel_grace = 30\n", `:2: daemon.cancel_grace: must be a duration such as "30s", not a whole number`},
-		"no duration":      {"[daemon]\ncancel_grace = \"soon\"\n", `:2: daemon.cancel_grace: "soon" is not a duration; write it like "500ms"`},
-		"fraction":         {"[store]\npool_size = 1.5\n", "store.pool_size: must be a whole number, not a number with a fraction"},
-		"value for table":  {"http = 1\n", ":1: http: must be a table, not a whole number"},
-		"table for value":  {"[dsn]\n", ":1: dsn: must be a string, not a table"},
-		"array of tables":  {"[[http]]\n", ":1: http: must be a table, not a list"},
-		"list of numbers":  {"[payload]\nrequired_keys = [\"a\", 1]\n", "payload.required_keys: must be a list of strings; item 2 is a whole number"},
-		"NUL":              {"schema = \"a\\u0000\"\n", "schema: holds a NUL character"},
-		"env not a string": {"[handlers.h.env]\nTOKEN = 12345\n", ":2: handlers.h.env.TOKEN: must be a string, not a whole number"},
-		"bad queue name":   {"[queues.\"a b\"]\n", ":1: queues.\"a b\": queue name \"a b\""},
-		"bad handler name": {"[handlers.\"../x\"]\n", "is not the name of a file"},
-		"empty dsn":        {"dsn = \"\"\n", ":1: dsn: must not be empty"},
-		"lease too short":  {"[queues.a]\nlease = \"500ms\"\n", ":2: queues.a.lease: must be at least 1s"},
-		"default's lease":  {"[queue_defaults]\nlease = \"0s\"\n[queues.a]\n", ":2: queue_defaults.lease: must be at least 1s"},
-		"jitter":           {"[queue_defaults.backoff]\njitter = 2\n", ":2: queue_defaults.backoff.jitter: must be 0 to 1"},
-		"cap below delay":  {"[queues.a.backoff]\ndelay = \"20m\"\n", ":2: queues.a.backoff.delay: cap (10m) must not be shorter than delay (20m)"},
-		"worker timeout":   {"[daemon]\nworker_timeout = \"5s\"\n", ":2: daemon.worker_timeout: worker_timeout (5s) must be at least twice heartbeat_interval (5s)"},
-		"heartbeat":        {"[daemon]\nheartbeat_interval = \"1m\"\n", ":2: daemon.heartbeat_interval: worker_timeout (30s) must be at least twice heartbeat_interval (1m)"},
-		"log level":        {"[log]\nlevel = \"loud\"\n", ":2: log.level: must be debug, info, warn or error"},
-		"address":          {"[http]\naddr = \"7433\"\n", ":2: http.addr: must be host:port"},
-		"both":             {"[payload]\nrequired_keys = [\"a\"]\nforbidden_keys = [\"a\"]\n", `"a" cannot be both required and forbidden`},
+		"no duration":        {"[daemon]\ncancel_grace = \"soon\"\n", `:2: daemon.cancel_grace: "soon" is not a duration; write it like "500ms"`},
+		"fraction":           {"[store]\npool_size = 1.5\n", "store.pool_size: must be a whole number, not a number with a fraction"},
+		"value for table":    {"http = 1\n", ":1: http: must be a table, not a whole number"},
+		"table for value":    {"[dsn]\n", ":1: dsn: must be a string, not a table"},
+		"array of tables":    {"[[http]]\n", ":1: http: must be a table, not a list"},
+		"list of numbers":    {"[payload]\nrequired_keys = [\"a\", 1]\n", "payload.required_keys: must be a list of strings; item 2 is a whole number"},
+		"NUL":                {"schema = \"a\\u0000\"\n", "schema: holds a NUL character"},
+		"env not a string":   {"[handlers.h.env]\nTOKEN = 12345\n", ":2: handlers.h.env.TOKEN: must be a string, not a whole number"},
+		"reserved: protocol": {"[handlers.h.env]\nPGQRSD_HANDLER = \"x\"\n", `:2: handlers.h.env.PGQRSD_HANDLER: "PGQRSD_HANDLER" is reserved`},
+		"reserved: plugin":   {"[handlers.h.env]\nPLUGIN_MIN_PORT = \"1\"\n", `:2: handlers.h.env.PLUGIN_MIN_PORT: "PLUGIN_MIN_PORT" is reserved`},
+		"reserved: daemon":   {"[handlers.h.env]\nPGQRS_DSN = \"x\"\n", `:2: handlers.h.env.PGQRS_DSN: "PGQRS_DSN" is reserved`},
+		"bad queue name":     {"[queues.\"a b\"]\n", ":1: queues.\"a b\": queue name \"a b\""},
+		"bad handler name":   {"[handlers.\"../x\"]\n", "is not the name of a file"},
+		"empty dsn":          {"dsn = \"\"\n", ":1: dsn: must not be empty"},
+		"lease too short":    {"[queues.a]\nlease = \"500ms\"\n", ":2: queues.a.lease: must be at least 1s"},
+		"default's lease":    {"[queue_defaults]\nlease = \"0s\"\n[queues.a]\n", ":2: queue_defaults.lease: must be at least 1s"},
+		"jitter":             {"[queue_defaults.backoff]\njitter = 2\n", ":2: queue_defaults.backoff.jitter: must be 0 to 1"},
+		"cap below delay":    {"[queues.a.backoff]\ndelay = \"20m\"\n", ":2: queues.a.backoff.delay: cap (10m) must not be shorter than delay (20m)"},
+		"worker timeout":     {"[daemon]\nworker_timeout = \"5s\"\n", ":2: daemon.worker_timeout: worker_timeout (5s) must be at least twice heartbeat_interval (5s)"},
+		"heartbeat":          {"[daemon]\nheartbeat_interval = \"1m\"\n", ":2: daemon.heartbeat_interval: worker_timeout (30s) must be at least twice heartbeat_interval (1m)"},
+		"log level":          {"[log]\nlevel = \"loud\"\n", ":2: log.level: must be debug, info, warn or error"},
+		"address":            {"[http]\naddr = \"7433\"\n", ":2: http.addr: must be host:port"},
+		"both":               {"[payload]\nrequired_keys = [\"a\"]\nforbidden_keys = [\"a\"]\n", `"a" cannot be both required and forbidden`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			loaded, err := load(t, test.doc)
@@ -211,6 +214,8 @@ func TestMissingFile(t *testing.T) {
 func TestSecretsAreMasked(t *testing.T) {
 	loaded := mustLoad(t, `
 dsn = "postgres://user:hunter2@host/db"
+[handlers.webhook]
+args = ["--token", "hunter2"]
 [handlers.webhook.env]
 SECRET = "hunter2"
 `)

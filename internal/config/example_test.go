@@ -93,6 +93,9 @@ func TestShownConfigurationIsReadBack(t *testing.T) {
 		t.Fatalf("%v\n%s", err, b.String())
 	}
 	for _, h := range loaded.Handlers {
+		for i := range h.Args {
+			h.Args[i] = Masked
+		}
 		for name := range h.Env {
 			h.Env[name] = Masked
 		}

@@ -27,6 +27,9 @@ func dotted(key string) string {
 	return strings.Join(parts, ".")
 }
 
+// QuoteKey writes one part of a key as TOML does.
+func QuoteKey(part string) string { return dotted(part) }
+
 var durationType = reflect.TypeFor[time.Duration]()
 
 // kind is what a key holds, for those who must write it.

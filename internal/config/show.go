@@ -130,6 +130,9 @@ func shown(key string, v reflect.Value) any {
 		if value == nil {
 			return []string{}
 		}
+		if strings.HasPrefix(key, "handlers"+sep) {
+			return slices.Repeat([]string{Masked}, len(value)) // they may hold tokens
+		}
 		return value
 	case string:
 		if key == "dsn" {
@@ -140,6 +143,10 @@ func shown(key string, v reflect.Value) any {
 		return value
 	}
 }
+
+// Source says where the value of a key comes from, as Entry.Source does. The key
+// is one at the top, such as "dsn".
+func (l *Loaded) Source(key string) string { return l.source(key) }
 
 func (l *Loaded) source(key string) string {
 	if from, set := l.origins[key]; set {

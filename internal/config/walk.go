@@ -130,6 +130,21 @@ func checkName(prefix, name string) error {
 		return fmt.Errorf("%q is not the name of a file in the plugins directory", name)
 	case strings.HasPrefix(prefix, "handlers"+sep) && (name == "" || strings.ContainsAny(name, "=\x00"+sep)):
 		return fmt.Errorf("%q is not the name of an environment variable", name)
+	case strings.HasPrefix(prefix, "handlers"+sep):
+		return checkReserved(name)
+	}
+	return nil
+}
+
+// reservedEnv are the names of variables that no handler is given from the
+// configuration: the protocol's, go-plugin's and the daemon's own.
+var reservedEnv = []string{"PGQRSD_", "PLUGIN_", envPrefix}
+
+func checkReserved(name string) error {
+	for _, prefix := range reservedEnv {
+		if strings.HasPrefix(name, prefix) {
+			return fmt.Errorf("%q is reserved: pgqrsd keeps the names that start with %s from handlers; choose another", name, strings.Join(reservedEnv, ", "))
+		}
 	}
 	return nil
 }

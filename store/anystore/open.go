@@ -4,15 +4,20 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// backend opens a store of one kind. Each is in a file of its own, under its
+// backend opens stores of one kind. Each is in a file of its own, under its
 // build tag.
-type backend func(ctx context.Context, cfg Config) (store.Store, error)
+type backend struct {
+	open func(ctx context.Context, cfg Config) (store.Store, error)
+	// check reads the DSN without connecting.
+	check func(cfg Config) error
+}
 
 // backends are those of this binary, by scheme. A plain map made by a function:
 // nothing registers itself.
@@ -41,20 +46,43 @@ func Open(ctx context.Context, dsn string) (store.Store, error) {
 // store.ErrUnavailable when the database cannot be reached or refuses the
 // credentials; store.ErrNotInstalled for a missing SQLite file with MustExist.
 func OpenConfig(ctx context.Context, cfg Config) (store.Store, error) {
-	known := backends()
-	scheme, _, found := strings.Cut(cfg.DSN, ":")
-	if !found || strings.ContainsAny(scheme, " =/") {
-		return nil, fmt.Errorf("the DSN has no scheme; it starts with %s: %w", schemes(known), store.ErrDSN)
+	b, err := backendOf(cfg.DSN)
+	if err != nil {
+		return nil, err
 	}
-	open, ok := known[scheme]
+	return b.open(ctx, cfg)
+}
+
+// Check reads cfg.DSN as OpenConfig does, but neither connects nor looks at the
+// disk. Its error is store.ErrDSN, without the DSN's password.
+func Check(cfg Config) error {
+	b, err := backendOf(cfg.DSN)
+	if err != nil {
+		return err
+	}
+	return b.check(cfg)
+}
+
+// backendOf picks the backend by the DSN's scheme.
+func backendOf(dsn string) (backend, error) {
+	known := backends()
+	// What precedes a colon is not a scheme, and may be a secret, if it holds
+	// what no scheme does.
+	scheme, _, found := strings.Cut(dsn, ":")
+	if !found || !isScheme.MatchString(scheme) {
+		return backend{}, fmt.Errorf("%w: it has no scheme; it must start with one of %s", store.ErrDSN, schemes(known))
+	}
+	b, ok := known[scheme]
 	if !ok {
 		if tag, ok := tags[scheme]; ok {
-			return nil, fmt.Errorf("DSN scheme %q: this pgqrsd was built with -tags %s; it knows %s: %w", scheme, tag, schemes(known), store.ErrDSN)
+			return backend{}, fmt.Errorf("%w: scheme %q: this pgqrsd was built with -tags %s; it knows %s", store.ErrDSN, scheme, tag, schemes(known))
 		}
-		return nil, fmt.Errorf("DSN scheme %q is unknown; this pgqrsd knows %s: %w", scheme, schemes(known), store.ErrDSN)
+		return backend{}, fmt.Errorf("%w: scheme %q is unknown; this pgqrsd knows %s", store.ErrDSN, scheme, schemes(known))
 	}
-	return open(ctx, cfg)
+	return b, nil
 }
+
+var isScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`)
 
 func schemes(known map[string]backend) string {
 	if len(known) == 0 {

@@ -4,6 +4,7 @@ package anystore
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,6 +47,35 @@ func TestOpenRefusesOtherSchemes(t *testing.T) {
 		if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the password is in %q", err)
 		}
+	}
+}
+
+func TestCheckReadsTheDSN(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none", "any.db")
+	for dsn, good := range map[string]bool{
+		"sqlite:" + none: true,
+		"postgres://u:hunter2@127.0.0.1:1/db?pool_min_conns=2": true, // nobody listens there
+		"mysql://u:hunter2@h/db":                               false,
+		"user=u password=hunter2":                              false,
+		"user=u password=hunter2:3":                            false,
+		"hunter2@h:1/db":                                       false,
+		"postgres://u:hunter2@h:port/db":                       false,
+		"postgres://u:hun/ter2@h/db":                           false,
+		"postgres://u:hunter2@h/db?sslmode=perhaps":            false,
+		"sqlite:":         false,
+		"sqlite::memory:": false,
+		"":                false,
+	} {
+		err := Check(Config{DSN: dsn})
+		if good && err != nil || !good && !errors.Is(err, store.ErrDSN) {
+			t.Errorf("%q: error is %v", dsn, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "ter2") || strings.Contains(err.Error(), ":: ")) {
+			t.Errorf("%q: error reads %v", dsn, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Dir(none)); err == nil {
+		t.Error("checking a DSN created the database")
 	}
 }
 

@@ -9,7 +9,12 @@ import (
 	"github.com/pgqrs/pgqrsd/store/sqlite"
 )
 
-func addSQLite(all map[string]backend) { all[sqlite.Scheme] = openSQLite }
+func addSQLite(all map[string]backend) { all[sqlite.Scheme] = backend{openSQLite, checkSQLite} }
+
+func checkSQLite(cfg Config) error {
+	_, err := sqlite.PathFromDSN(cfg.DSN)
+	return err
+}
 
 func openSQLite(ctx context.Context, cfg Config) (store.Store, error) {
 	path, err := sqlite.PathFromDSN(cfg.DSN)

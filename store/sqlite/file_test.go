@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -215,8 +214,9 @@ func TestLockForRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = sqlite.LockForRun(path)
-	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
-		t.Errorf("second lock: %v, want %v and the process that holds it", err, store.ErrUnavailable)
+	var running *sqlite.RunningError
+	if !errors.As(err, &running) || running.PID != os.Getpid() || errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("second lock: %v, want a *RunningError with the process that holds it", err)
 	}
 	if err := release(); err != nil {
 		t.Fatal(err)
@@ -227,6 +227,18 @@ func TestLockForRun(t *testing.T) {
 	}
 	if err := release(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestMissingDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	path := filepath.Join(dir, "pgqrs.db")
+	_, locking := sqlite.LockForRun(path)
+	_, opening := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	for _, err := range []error{locking, opening} {
+		if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "directory "+dir+" of pgqrs.db does not exist; create it") {
+			t.Errorf("error is %v", err)
+		}
 	}
 }
 

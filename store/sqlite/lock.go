@@ -17,10 +17,24 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
+// RunningError is the refusal of a second daemon on a database file.
+type RunningError struct {
+	Path string
+	// PID is the process of the other daemon; 0 if it is not known.
+	PID int
+}
+
+func (e *RunningError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("another pgqrsd runs on %s; stop it first", e.Path)
+	}
+	return fmt.Sprintf("another pgqrsd (process %d) runs on %s; stop it first", e.PID, e.Path)
+}
+
 // LockForRun takes the lock that makes a daemon the only one on the database
 // file at path, and returns what gives it back. It does not wait: when a
-// daemon, of this process or of another, holds it, the error says which and is
-// store.ErrUnavailable. The lock is a file beside the database; it ends with
+// daemon, of this process or of another, holds it, the error is a *RunningError;
+// when the lock cannot be made it is store.ErrUnavailable. The lock is a file beside the database; it ends with
 // the process, however that ends.
 func LockForRun(path string) (release func() error, err error) {
 	path, err = realPath(path)
@@ -29,7 +43,10 @@ func LockForRun(path string) (release func() error, err error) {
 	}
 	f, err := lockFile(path + ".lock")
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another pgqrsd%s runs on %s; stop it first: %w", holder(path+".lock"), path, store.ErrUnavailable)
+		return nil, &RunningError{Path: path, PID: holder(path + ".lock")}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, noDirectory(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s for this daemon: %w: %w", path, err, store.ErrUnavailable)
@@ -49,22 +66,22 @@ func realPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// holder names the process that wrote its id into a lock file, if it did.
-func holder(path string) string {
+// holder is the process that wrote its id into a lock file; 0 if none did.
+func holder(path string) int {
 	f, err := os.Open(path)
 	if err != nil {
-		return ""
+		return 0
 	}
 	defer func() { _ = f.Close() }()
 	text, err := io.ReadAll(io.LimitReader(f, 32))
 	if err != nil {
-		return ""
+		return 0
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return ""
+		return 0
 	}
-	return fmt.Sprintf(" (process %d)", pid)
+	return pid
 }
 
 // lockFile creates and locks a file, or fails with EWOULDBLOCK.

@@ -82,16 +82,16 @@ var _ store.Store = (*database)(nil)
 func PathFromDSN(dsn string) (string, error) {
 	path, found := strings.CutPrefix(dsn, Scheme+":")
 	if !found {
-		return "", fmt.Errorf("a SQLite DSN is %s:PATH: %w", Scheme, store.ErrDSN)
+		return "", fmt.Errorf("%w: a SQLite DSN is %s:PATH", store.ErrDSN, Scheme)
 	}
 	path = strings.TrimPrefix(path, "//")
 	switch {
 	case path == "":
-		return "", fmt.Errorf("DSN %q names no file; write %s:PATH: %w", dsn, Scheme, store.ErrDSN)
+		return "", fmt.Errorf("%w: %q names no file; write %s:PATH", store.ErrDSN, dsn, Scheme)
 	case strings.ContainsRune(path, 0):
-		return "", fmt.Errorf("DSN %q: the path holds a NUL byte: %w", dsn, store.ErrDSN)
+		return "", fmt.Errorf("%w: %q: the path holds a NUL byte", store.ErrDSN, dsn)
 	case strings.HasPrefix(path, ":memory:"):
-		return "", fmt.Errorf("DSN %q: a database in memory would be lost with the process; name a file: %w", dsn, store.ErrDSN)
+		return "", fmt.Errorf("%w: %q: a database in memory would be lost with the process; name a file", store.ErrDSN, dsn)
 	}
 	return path, nil
 }
@@ -152,7 +152,7 @@ func prepareFile(path string, mustExist bool) error {
 		return nil // another process was quicker
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("create %s: the directory %s does not exist: %w", path, filepath.Dir(path), store.ErrUnavailable)
+		return noDirectory(path)
 	}
 	if err != nil {
 		return fmt.Errorf("create %s: %w: %w", path, err, store.ErrUnavailable)
@@ -161,6 +161,11 @@ func prepareFile(path string, mustExist bool) error {
 		return fmt.Errorf("create %s: %w: %w", path, err, store.ErrUnavailable)
 	}
 	return nil
+}
+
+// noDirectory says why a file could not be created.
+func noDirectory(path string) error {
+	return fmt.Errorf("%w: the directory %s of %s does not exist; create it first", store.ErrUnavailable, filepath.Dir(path), filepath.Base(path))
 }
 
 // now is the database's clock, in microseconds.

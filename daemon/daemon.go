@@ -59,8 +59,9 @@ type Daemon struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue
-	// closed are queues not to be served any more, and why.
-	closed map[string]string
+	// closed are queues not to be served any more, or not before they are
+	// looked for again at this time.
+	closed map[string]time.Time
 }
 
 // New checks the configuration and makes a daemon that does nothing yet.
@@ -72,7 +73,7 @@ func New(cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version),
 		now: make(chan struct{}), changed: newSignal(), reloaded: newSignal(), pulseNow: newSignal(), due: newSignal(), progress: newSignal(),
-		queues: map[string]*queue{}, closed: map[string]string{},
+		queues: map[string]*queue{}, closed: map[string]time.Time{},
 		bodies: semaphore.NewWeighted(maxBodies),
 	}
 	d.settings.Store(&cfg)

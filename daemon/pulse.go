@@ -103,7 +103,7 @@ func (q *queue) saw(ctx context.Context, consumer store.Consumer, is store.Worke
 		if reclaimed {
 			return q.register(ctx, consumer, was)
 		}
-		q.d.close(q, "its consumer was shut down; it is served again after a restart of the daemon")
+		q.d.close(q, "its consumer was shut down; it is served again after a restart of the daemon", time.Time{})
 		return nil
 	}
 	q.mu.Lock()

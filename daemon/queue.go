@@ -216,7 +216,7 @@ func (q *queue) claimFailed(ctx context.Context, back *retry, err error) error {
 	case errors.As(err, &notReady):
 		q.d.pulseNow.raise()
 	case errors.As(err, &unknown):
-		q.d.close(q, "the queue was deleted; if it is made again, it is served after a restart of the daemon")
+		q.d.close(q, "the queue was deleted; if it is made again, it is served within a minute, or after a reload", time.Now().Add(lookAgain))
 		return nil
 	default:
 		q.log.Error("messages could not be leased; trying again", "error", err)

@@ -20,12 +20,12 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	settled := d.host.Load().Settled()
 	reloaded := false
 	for {
-		err := d.reconcile(ctx)
+		var policies error
 		if reloaded {
-			policies := d.ensureAll(ctx)
+			policies = d.ensureAll(ctx)
 			reloaded = policies != nil
-			err = errors.Join(err, policies)
 		}
+		err := errors.Join(policies, d.reconcile(ctx))
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -42,7 +42,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 				d.status()
 			}
 		}
-		var again <-chan time.Time
+		again := time.After(lookAgain)
 		if err != nil {
 			again = time.After(back.next())
 		}
@@ -54,6 +54,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case <-d.changed:
 		case <-d.reloaded:
 			reloaded = true
+			d.lookNow()
 		case <-again:
 		}
 	}
@@ -117,10 +118,15 @@ func (d *Daemon) allQueues() []*queue {
 func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
 	d.mu.Lock()
 	_, runs := d.queues[s.Name]
-	_, closed := d.closed[s.Name]
+	look, closed := d.closed[s.Name]
 	d.mu.Unlock()
-	if runs || closed || d.stopping.Load() {
+	if runs || d.stopping.Load() {
 		return nil
+	}
+	if closed {
+		if back, err := d.isBack(ctx, s.Name, look); !back {
+			return err
+		}
 	}
 	kind := store.JobQueue
 	if s.Kind == handlerpb.Description_KIND_WORKFLOW {
@@ -231,11 +237,12 @@ func (d *Daemon) forget(q *queue) {
 	}
 }
 
-// close ends the serving of a queue until a restart. It does not wait.
-func (d *Daemon) close(q *queue, why string) {
+// close ends the serving of a queue: until a restart, or until it is found
+// again at this time or later. It does not wait.
+func (d *Daemon) close(q *queue, why string, look time.Time) {
 	d.mu.Lock()
 	_, already := d.closed[q.name]
-	d.closed[q.name] = why
+	d.closed[q.name] = look
 	if d.queues[q.name] == q {
 		delete(d.queues, q.name)
 	}
@@ -246,6 +253,39 @@ func (d *Daemon) close(q *queue, why string) {
 	q.log.Warn("the queue is not served any more", "why", why)
 	q.loseAll()
 	q.end()
+}
+
+// lookAgain is how often a deleted queue is looked for.
+const lookAgain = 30 * time.Second
+
+// isBack looks for a closed queue that was deleted, if it is time to.
+func (d *Daemon) isBack(ctx context.Context, name string, look time.Time) (bool, error) {
+	if look.IsZero() || time.Now().Before(look) {
+		return false, nil
+	}
+	_, err := d.cfg.Store.Queues().Get(ctx, name)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, d.database.noteRead(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		d.closed[name] = time.Now().Add(lookAgain)
+		return false, nil
+	}
+	delete(d.closed, name)
+	return true, nil
+}
+
+// lookNow has all deleted queues looked for.
+func (d *Daemon) lookNow() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, look := range d.closed {
+		if !look.IsZero() {
+			d.closed[name] = time.Now()
+		}
+	}
 }
 
 // wakeQueue tells a queue's consumer that messages may be ready; an empty name

@@ -88,7 +88,8 @@ func TestARefusedHandlerStopsNothing(t *testing.T) {
 
 func TestADeletedQueueIsServedNoMore(t *testing.T) {
 	onEachStore(t, func(t *testing.T, s store.Store) {
-		f := run(t, testConfig(t, s))
+		cfg := testConfig(t, s)
+		f := run(t, cfg)
 		if err := s.Queues().Delete(t.Context(), "work", true); err != nil {
 			t.Fatal(err)
 		}
@@ -98,5 +99,15 @@ func TestADeletedQueueIsServedNoMore(t *testing.T) {
 		if code != http.StatusNotFound || !strings.Contains(body, "work") {
 			t.Errorf("a deleted queue is answered %d %s", code, body)
 		}
+
+		if _, err := s.Queues().Ensure(t.Context(), "work", store.QueuePolicy{}); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Store = nil
+		if err := f.d.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+		f.eventually("the queue is served again", func() bool { return f.queueState("work") == store.WorkerReady })
+		f.becomes(f.enqueue(order{})[0], store.Done)
 	})
 }

@@ -64,9 +64,12 @@ type scan struct {
 
 const (
 	// rescanGap and rescanShare bound the cost of scanning from the start: once
-	// in rescanGap, and at most one rescanShare-th of the time.
+	// in rescanGap, and one rescanShare-th of the time.
 	rescanGap   = 250 * time.Millisecond
 	rescanShare = 20
+	// rescanMax is the longest time without one: a scan that took long may have
+	// waited for others, not worked.
+	rescanMax = 5 * time.Second
 	// A scan is cheap if it touched no more than cheapBlocks, and one more for
 	// every cheapShare of its messages.
 	cheapBlocks, cheapShare = 64, 8
@@ -78,13 +81,13 @@ const (
 
 // full reports whether to scan from the start.
 func (s *scan) full() bool {
-	return !s.marked || s.cheap || time.Since(s.last) >= max(rescanGap, rescanShare*s.took)
+	return !s.marked || s.cheap || time.Since(s.last) >= min(max(rescanGap, rescanShare*s.took), rescanMax)
 }
 
 // again reports whether a short result from the mark is to be filled up by a
 // scan from the start.
 func (s *scan) again() bool {
-	return s.slow < slowScans || time.Since(s.last) >= rescanShare/4*s.took
+	return s.slow < slowScans || time.Since(s.last) >= min(rescanShare/4*s.took, rescanMax)
 }
 
 // note notes a scan that touched so many blocks and got these messages.
@@ -203,6 +206,17 @@ func (h *holdings) settled(leases []store.Lease, dropped []int64) {
 			h.drained = append(h.drained, l.Claim)
 		}
 	}
+}
+
+// gone forgets claims whose rows are gone: they were lost, and a claim's number
+// is never used again.
+func (h *holdings) gone(claims []int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, claim := range claims {
+		delete(h.claims, claim)
+	}
+	h.drained = without(h.drained, claims)
 }
 
 // forget forgets everything, after all claims were dropped.

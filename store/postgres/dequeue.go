@@ -151,6 +151,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 
 // open returns the error for a gate that lets nobody through.
 func (c *consumer) open(ctx context.Context, op string, g gate) error {
+	c.s.noted(c.id, g.state)
 	switch {
 	case g.maxAttempts == 0:
 		return c.s.unknownQueue(ctx, op, c.queue)

@@ -118,8 +118,12 @@ func (c *consumer) mark(ctx context.Context, op, text string, leases []store.Lea
 	slices.Sort(distinct)
 	distinct = slices.Compact(distinct)
 	b := c.s.batch()
+	var there []int64
 	b.add(sqlMarkPlan)
-	b.add(sqlLockClaims, c.id, distinct)
+	b.add(sqlLockClaims, c.id, distinct).Query(func(r pgx.Rows) (err error) {
+		there, err = pgx.CollectRows(r, pgx.RowTo[int64])
+		return err
+	})
 	b.add(text, append([]any{c.s.now(), c.id, claims, ids, distinct}, more...)...).Query(func(r pgx.Rows) error {
 		var ord int
 		_, err := pgx.ForEachRow(r, []any{&ord}, func() error {
@@ -131,6 +135,7 @@ func (c *consumer) mark(ctx context.Context, op, text string, leases []store.Lea
 	if err := b.send(ctx, op); err != nil {
 		return nil, err
 	}
+	c.holdings.gone(without(distinct, there))
 	return errs, nil
 }
 

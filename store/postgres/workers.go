@@ -192,7 +192,22 @@ func (t workers) stopConsumer(ctx context.Context, op string, id int64, queueID 
 }
 
 func (t workers) Heartbeat(ctx context.Context, ids ...int64) (map[int64]store.WorkerState, error) {
-	return t.states(ctx, "heartbeat", sqlHeartbeat, t.s.now(), ids)
+	states, err := t.states(ctx, "heartbeat", sqlHeartbeat, t.s.now(), ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		t.s.noted(id, states[id])
+	}
+	return states, nil
+}
+
+// noted takes the state of a worker that may be a consumer of this store. One
+// that was stopped, or is gone, holds nothing and never will again.
+func (s *Store) noted(id int64, state store.WorkerState) {
+	if state == "" || state == store.WorkerStopped {
+		s.holding.Delete(id)
+	}
 }
 
 func (t workers) States(ctx context.Context, ids ...int64) (map[int64]store.WorkerState, error) {

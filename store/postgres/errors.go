@@ -70,7 +70,10 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
 	case "55P03":
 		return &connectError{s.target, said, []error{store.ErrUnavailable, errLocked}}
-	case "25006", "25P03", "25P04": // read only (a standby), idle or transaction timeout
+	case "25006": // read only: after a failover the connections may lead to what is a standby now
+		s.pool.Reset()
+		return s.unavailable(said)
+	case "25P03", "25P04": // idle or transaction timeout
 		return s.unavailable(said)
 	}
 	switch e.Code[:min(2, len(e.Code))] {

@@ -17,9 +17,11 @@ const (
 	// notifyGap is the least time between two notifications: what happens
 	// meanwhile goes out together.
 	notifyGap = 2 * time.Millisecond
-	// notifyLimit is how long one may take. A lost one is made up for by the
-	// listeners' poll.
+	// notifyLimit is how long one may take, notifyRetry the pause after one that
+	// failed. One that is lost with the process is made up for by the listeners'
+	// poll.
 	notifyLimit = 5 * time.Second
+	notifyRetry = time.Second
 	// listenCheck is how often a silent listening connection is checked.
 	listenCheck = 30 * time.Second
 )
@@ -60,11 +62,19 @@ func (n *notifier) add(queues ...string) {
 	if len(queues) == 0 {
 		return
 	}
+	n.keep(queues)
+	n.rouse()
+}
+
+func (n *notifier) keep(queues []string) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, q := range queues {
 		n.queues[q] = struct{}{}
 	}
-	n.mu.Unlock()
+}
+
+func (n *notifier) rouse() {
 	select {
 	case n.wake <- struct{}{}:
 	default:
@@ -96,26 +106,37 @@ func (n *notifier) run() {
 			return
 		case <-n.wake:
 		}
-		n.send()
-		gap.Reset(notifyGap)
+		pause := notifyGap
+		if !n.send() {
+			pause = notifyRetry
+		}
+		gap.Reset(pause)
 		select {
 		case <-n.stop:
 			n.send()
 			return
 		case <-gap.C:
 		}
+		if pause == notifyRetry {
+			n.rouse()
+		}
 	}
 }
 
-func (n *notifier) send() {
+// send notifies of what was added. It reports whether that went out; if not, it
+// is kept.
+func (n *notifier) send() bool {
 	queues := n.take()
 	if queues == nil {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), notifyLimit)
 	defer cancel()
-	// A failure is left to the listeners' poll: there is nobody to tell.
-	_, _ = n.s.exec(ctx, "notify", sqlNotify, n.s.channel, queues)
+	if _, err := n.s.exec(ctx, "notify", sqlNotify, n.s.channel, queues); err != nil {
+		n.keep(queues) // and there is nobody to tell
+		return false
+	}
+	return true
 }
 
 // Listen calls wake for each notification. It uses a connection of its own.

@@ -95,6 +95,11 @@ func TestValidateOutcome(t *testing.T) {
 		{"unknown kind", Outcome{Kind: "vanish"}, `outcome kind "vanish"`},
 		{"bad output", Outcome{Kind: OutcomeDone, Output: json.RawMessage(`"\u0000"`)}, "output breaks rule no_nul"},
 		{"negative delay", Outcome{Kind: OutcomeRetry, Delay: -1}, "negative"},
+		{"largest output", Outcome{Kind: OutcomeDone, Output: json.RawMessage(`"` + strings.Repeat("x", MaxOutputBytes-2) + `"`)}, ""},
+		{"output too large", Outcome{Kind: OutcomeDone, Output: json.RawMessage(`"` + strings.Repeat("x", MaxOutputBytes-1) + `"`)},
+			"output breaks rule max_bytes"},
+		{"large follow-up", Outcome{Kind: OutcomeDone, Enqueue: []NewMessage{
+			{Queue: "q", Payload: json.RawMessage(`"` + strings.Repeat("x", 2*DefaultMaxPayloadBytes) + `"`)}}}, ""},
 		{"bad follow-up", Outcome{Kind: OutcomeDone, Enqueue: []NewMessage{good, {Queue: "q"}}}, "follow-up message 2: "},
 		{"bad step name", Outcome{Kind: OutcomeDone, Steps: []StepResult{{}}}, "step name is empty"},
 		{"bad step output", Outcome{Kind: OutcomeDone,

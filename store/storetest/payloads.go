@@ -11,6 +11,7 @@ func payloadCases() []testCase {
 	return []testCase{
 		{"ByteForByte", payloadByteForByte},
 		{"LargestAndDeepest", payloadLargest},
+		{"WhatHandlersReturnMayBeLarger", payloadLargeOutput},
 		{"Refused", payloadRefused},
 		{"RefusedInABatch", payloadRefusedInBatch},
 		{"OwnValidator", payloadOwnValidator},
@@ -87,6 +88,32 @@ func payloadLargest(f *fixture) {
 		if got := string(f.get(id).Output); got != p {
 			f.Fatalf("an output of %d bytes came back changed", len(p))
 		}
+	}
+}
+
+// payloadLargeOutput: the work has been done already, so that its output and
+// follow-up messages are kept beyond what a producer may enqueue.
+func payloadLargeOutput(f *fixture) {
+	q := f.queue("q")
+	c := f.consumer(q)
+	follow := `"` + strings.Repeat("y", 2*store.DefaultMaxPayloadBytes) + `"`
+	for _, output := range []string{
+		`"` + strings.Repeat("x", store.MaxOutputBytes-2) + `"`,
+		strings.Repeat(`{"a":[`, 250) + strings.Repeat(`]}`, 250),
+	} {
+		id := f.enqueue1(q)
+		o := outcome(f.take1(c), store.OutcomeDone)
+		o.Output = []byte(output)
+		o.Enqueue = []store.NewMessage{{Queue: q, Payload: []byte(follow)}}
+		f.settleAs(c, store.Done, o)
+		if got := string(f.get(id).Output); got != output {
+			f.Fatalf("an output of %d bytes came back changed", len(output))
+		}
+		l := f.take1(c)
+		if string(l.Payload) != follow {
+			f.Fatalf("a follow-up of %d bytes came back changed", len(follow))
+		}
+		f.done(c, l)
 	}
 }
 

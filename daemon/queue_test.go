@@ -129,7 +129,7 @@ func TestBookkeeping(t *testing.T) {
 	}
 	q.Results(finished(jobs[:4], time.Millisecond))
 	q.Results(finished(jobs[:4], time.Millisecond)) // said twice is once
-	batch, outcomes := q.take(nil, nil)
+	batch, outcomes := q.take(nil, nil, maxSettle)
 	if len(batch) != 4 || len(outcomes) != 4 || q.settling != 4 || len(q.jobs) != 6 {
 		t.Fatalf("%d to settle with %d outcomes, %d in hand, %d with the handler", len(batch), len(outcomes), q.settling, len(q.jobs))
 	}
@@ -157,7 +157,7 @@ func TestJobsWhoseLeaseRanOutAreNotSent(t *testing.T) {
 	q := bookkeeping(t, 10)
 	msgs := []store.LeasedMessage{{Lease: store.Lease{Worker: q.consumer.ID(), Claim: 1, ID: 1}, Attempt: 1}}
 	q.send(q.admit(q.consumer, q.cfg, time.Now().Add(-q.cfg.Lease), msgs))
-	batch, outcomes := q.take(nil, nil)
+	batch, outcomes := q.take(nil, nil, maxSettle)
 	if len(batch) != 1 || outcomes[0].Kind != store.OutcomeRelease {
 		t.Errorf("to settle are %+v, want a release", outcomes)
 	}
@@ -171,5 +171,22 @@ func TestPollIntervalIsBounded(t *testing.T) {
 	q.d.listening.Store(true)
 	if got := q.d.pollInterval(); got != pollMost {
 		t.Errorf("an idle queue of many is asked every %s, want %s", got, pollMost)
+	}
+}
+
+func TestABatchIsShortened(t *testing.T) {
+	q := bookkeeping(t, 100)
+	q.Results(finished(q.leased(50, 10, time.Now()), time.Millisecond))
+	batch, outcomes := q.take(nil, nil, 40)
+	first, next := batch[0], batch[20]
+	batch = q.shorten(batch, 20)
+	if jobs, results := q.left(); jobs != 0 || results != 50 {
+		t.Errorf("%d jobs and %d results are left, want 0 and 50", jobs, results)
+	}
+	if batch, outcomes = q.take(batch, outcomes, 20); len(batch) != 20 || len(outcomes) != 20 || batch[0] != first {
+		t.Errorf("%d are tried again", len(batch))
+	}
+	if batch, _ = q.take(batch[:0], outcomes, maxSettle); len(batch) != 30 || batch[0] != next {
+		t.Errorf("then come %d, want the other 30 in their order", len(batch))
 	}
 }

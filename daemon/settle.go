@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
@@ -11,9 +12,11 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// The most that one transaction records.
+// The most that one transaction records. A database that does not answer in
+// time is given half as much the next time, but no less than leastSettle.
 const (
 	maxSettle      = 2000
+	leastSettle    = 16
 	maxSettleBytes = 8 << 20
 )
 
@@ -82,9 +85,10 @@ func (q *queue) settleLoop(ctx context.Context) error {
 		batch    []*job
 		outcomes []store.Outcome
 		refused  bool // by a database that answers; said once
+		most     = maxSettle
 	)
 	for {
-		batch, outcomes = q.take(batch, outcomes)
+		batch, outcomes = q.take(batch, outcomes, most)
 		if len(batch) == 0 {
 			select {
 			case <-ctx.Done():
@@ -100,6 +104,7 @@ func (q *queue) settleLoop(ctx context.Context) error {
 			batch = batch[:0]
 			back.reset()
 			refused = false
+			most = min(2*most, maxSettle)
 			continue
 		case fatal(err):
 			return err
@@ -112,6 +117,8 @@ func (q *queue) settleLoop(ctx context.Context) error {
 			batch = batch[:0] // what is tried again is among the results
 		case transient(err) || errors.Is(err, context.Canceled):
 			q.unsure(batch)
+			most = max(most/2, leastSettle)
+			batch = q.shorten(batch, most)
 		case !refused:
 			refused = true
 			q.log.Error("results cannot be recorded; they are kept and tried again", "results", len(batch), "error", err)
@@ -138,9 +145,21 @@ func (q *queue) unsure(batch []*job) {
 	}
 }
 
+// shorten puts what is beyond most back among the results.
+func (q *queue) shorten(batch []*job, most int) []*job {
+	if len(batch) <= most {
+		return batch
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.results = slices.Insert(q.results, 0, batch[most:]...)
+	q.settling = most
+	return batch[:most]
+}
+
 // take fills batch with what is to be recorded next, and outcomes with their
-// outcomes. What is in batch already comes first: it is tried again.
-func (q *queue) take(batch []*job, outcomes []store.Outcome) ([]*job, []store.Outcome) {
+// outcomes, at most so many. What is in batch already comes first: it is tried again.
+func (q *queue) take(batch []*job, outcomes []store.Outcome, most int) ([]*job, []store.Outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	kept, bytes := batch[:0], 0
@@ -157,7 +176,7 @@ func (q *queue) take(batch []*job, outcomes []store.Outcome) ([]*job, []store.Ou
 		add(j)
 	}
 	n := 0
-	for n < len(q.results) && len(kept) < maxSettle && bytes < maxSettleBytes {
+	for n < len(q.results) && len(kept) < most && bytes < maxSettleBytes {
 		add(q.results[n])
 		n++
 	}

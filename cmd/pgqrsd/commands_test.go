@@ -269,6 +269,10 @@ func TestArchiveAndDeadLetters(t *testing.T) {
 			!strings.Contains(r.stderr, "replay 99999:") {
 			c.Errorf("a replay of one dead and two others gives %+v", r)
 		}
+		c.fails(exitError, []string{fmt.Sprintf("replay %v: message %v of queue q is done, not a dead letter", done[0]["id"], done[0]["id"])},
+			"dlq", "replay", fmt.Sprint(done[0]["id"]))
+		c.fails(exitError, []string{"is ready, not a dead letter"}, "dlq", "replay", dead[0])
+		c.fails(exitError, []string{"replay 99999: not found"}, "dlq", "replay", "99999")
 		c.settleAll("q") // both die again
 		if got := c.object("dlq", "replay", "--queue", "q"); got["count"] != 2.0 {
 			c.Errorf("dlq replay --queue prints %v", got)

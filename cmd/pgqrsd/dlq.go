@@ -86,13 +86,23 @@ func (a *app) replayIDs(ctx context.Context, s *session, args []string) error {
 	var failed []error
 	for i, result := range results {
 		if result != nil {
-			failed = append(failed, fmt.Errorf("replay %d: %w", ids[i], result))
+			failed = append(failed, fmt.Errorf("replay %d: %w", ids[i], notDead(ctx, s, ids[i], result)))
 			continue
 		}
 		failed = append(failed, replayed.add(ids[i]))
 	}
 	failed = append(failed, replayed.end(true))
 	return errors.Join(failed...)
+}
+
+// notDead says what a message is that could not be replayed.
+func notDead(ctx context.Context, s *session, id int64, refused error) error {
+	for _, get := range []func(context.Context, int64) (store.Message, error){s.Archive().Get, s.Messages().Get} {
+		if m, err := get(ctx, id); err == nil && m.State != store.Dead {
+			return fmt.Errorf("message %d of queue %s is %s, not a dead letter", id, m.Queue, m.State)
+		}
+	}
+	return refused
 }
 
 // replayQueue goes through the dead letters by id, so that one that dies again

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,25 +62,44 @@ func (a *app) handlerList() *cobra.Command {
 	}
 }
 
-// liveDaemons are the daemons' Admin workers with a recent heartbeat.
+// liveDaemons are the Admin workers of the daemons that live: those with a
+// recent heartbeat of any of their workers. An Admin that was shut down has no
+// heartbeat, and its daemon runs on and publishes in its row.
 func liveDaemons(ctx context.Context, s *session) ([]store.WorkerRecord, error) {
-	filter := store.WorkerFilter{Kind: store.KindAdmin, Page: store.Page{Limit: 1000}}
-	var live []store.WorkerRecord
+	filter := store.WorkerFilter{Page: store.Page{Limit: 1000}}
+	beating := map[string]bool{}              // by slot
+	latest := map[string]store.WorkerRecord{} // by slot: the Admin, else any worker
 	for {
 		page, err := s.Workers().List(ctx, filter)
 		if err != nil {
 			return nil, err
 		}
 		for _, w := range page {
-			if w.Name != "" && w.State != store.WorkerStopped && w.HeartbeatAge <= s.cfg.Daemon.WorkerTimeout {
-				live = append(live, w)
+			if w.Name == "" {
+				continue // a command's
+			}
+			slot := cmp.Or(w.Slot, w.Name)
+			if w.State != store.WorkerStopped && w.HeartbeatAge <= s.cfg.Daemon.WorkerTimeout {
+				beating[slot] = true
+			}
+			// A later Admin took the place of the one before.
+			if _, seen := latest[slot]; w.Kind == store.KindAdmin || !seen {
+				latest[slot] = w
 			}
 		}
 		if len(page) < filter.Limit {
-			return live, nil
+			break
 		}
 		filter.After = page[len(page)-1].ID
 	}
+	var live []store.WorkerRecord
+	for slot, w := range latest {
+		if beating[slot] {
+			live = append(live, w)
+		}
+	}
+	slices.SortFunc(live, func(a, b store.WorkerRecord) int { return cmp.Compare(a.ID, b.ID) })
+	return live, nil
 }
 
 // handlersOf reads what a daemon publishes of its handlers.
@@ -102,14 +124,22 @@ func handlersOf(w store.WorkerRecord) ([]handlerRow, error) {
 }
 
 func (a *app) printHandlers(handlers []handlerRow) error {
-	rows := make([][]string, len(handlers))
-	for i, h := range handlers {
-		rows[i] = []string{h.Daemon, h.Name, string(h.State), strings.Join(h.Queues, ","), strconv.Itoa(h.Restarts), h.Error}
+	if len(handlers) == 0 {
+		a.say("no handlers")
+		return nil
 	}
-	return a.printTable("handlers", []column{
+	rows := make([][]string, len(handlers))
+	notes := make([]string, len(handlers))
+	for i, h := range handlers {
+		rows[i] = []string{h.Daemon, h.Name, string(h.State), strings.Join(h.Queues, ","), strconv.Itoa(h.Restarts)}
+		if h.Error != "" {
+			notes[i] = "error: " + h.Error
+		}
+	}
+	return writeNotedTable(a.out, []column{
 		{head: "DAEMON", flex: true}, {head: "NAME", flex: true}, {head: "STATE"}, {head: "QUEUES", flex: true},
-		{head: "RESTARTS", right: true}, {head: "ERROR", flex: true},
-	}, rows)
+		{head: "RESTARTS", right: true},
+	}, rows, notes)
 }
 
 func (a *app) handlerCheck() *cobra.Command {
@@ -133,7 +163,11 @@ it. The exit status is 1 if the daemon would refuse it.`,
 }
 
 func (a *app) checkHandler(ctx context.Context, cfg *config.Loaded, path string) error {
-	status, refused := host.Check(ctx, path, host.Config{
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", path, err)
+	}
+	status, refused := host.Check(ctx, absolute, host.Config{
 		Version:     versionText(),
 		Settings:    host.Settings{Handlers: handlerSettings(cfg)},
 		CancelGrace: cfg.Daemon.CancelGrace,
@@ -152,6 +186,6 @@ func (a *app) printHandler(status host.Status) error {
 	}
 	return a.printFields([][2]string{
 		{"name", status.Name}, {"path", status.Path}, {"state", string(status.State)}, {"queues", strings.Join(status.Queues, ", ")},
-		{"version", status.Version}, {"sdk", status.SDK},
+		{"version", status.Version}, {"sdk", status.SDK}, {"error", status.Error},
 	})
 }

@@ -59,7 +59,7 @@ func startRun(t *testing.T, config string) *running {
 	r.must(err)
 	t.Cleanup(func() { _ = r.notify.Close() })
 
-	r.cmd = exec.Command(self, append(r.global, "--config", r.config, "run", "--plugins", plugins, "--http", "127.0.0.1:0")...)
+	r.cmd = exec.Command(self, append(r.global, "--config", r.config, "run", "--plugins", "plugins", "--http", "127.0.0.1:0")...)
 	r.cmd.Dir = dir
 	r.cmd.Env = []string{asPgqrsd + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify")}
 	stderr, err := r.cmd.StderrPipe()
@@ -165,7 +165,11 @@ func TestRunOnAFreshSQLiteFile(t *testing.T) {
 	r.fits(r.ok("worker", "list"))
 	r.fits(r.ok("message", "list", "wait"))
 	path := strings.TrimPrefix(r.global[1], "sqlite:")
-	r.fails(exitError, []string{path, fmt.Sprint(r.cmd.Process.Pid)}, "run", "--http", "")
+	second := r.run("run", "--http", "")
+	want := fmt.Sprintf("pgqrsd: another pgqrsd (process %d) runs on %s; stop it first\n", r.cmd.Process.Pid, path)
+	if second.status != exitError || second.stderr != want {
+		t.Errorf("a second daemon on the file: status %d, %q, want 1, %q", second.status, second.stderr, want)
+	}
 
 	r.signal(syscall.SIGTERM)
 	r.signal(syscall.SIGINT) // the job would outlast the drain
@@ -176,6 +180,51 @@ func TestRunOnAFreshSQLiteFile(t *testing.T) {
 	got := r.array("message", "list", "wait")
 	if len(got) != 1 || got[0]["state"] != "ready" || got[0]["attempts"] != 0.0 {
 		t.Errorf("the running message became %v", got)
+	}
+}
+
+// Whoever shut the Admin down still sees what the daemon's handlers are.
+func TestHandlerListOfADaemonWithoutAdmin(t *testing.T) {
+	r := startRun(t, "[handlers.ghost]\nargs = [\"x\"]\n[handlers.waiter]\n")
+	r.must(os.WriteFile(filepath.Join(filepath.Dir(r.config), "plugins", "broken"), []byte("hello\n"), 0o755))
+	r.logged("handlers.ghost is configured")
+	r.notified("READY=1")
+	if path := r.handler("broken", "refused")["path"].(string); !filepath.IsAbs(path) {
+		t.Errorf("the path %s is not absolute", path)
+	}
+	admin := fmt.Sprint(r.array("worker", "list", "--kind", "admin")[0]["id"])
+	for _, verb := range []string{"suspend", "shutdown"} {
+		r.ok("worker", verb, admin)
+		reason := r.handler("broken", "refused")["error"].(string)
+		table := r.ok("handler", "list")
+		r.fits(table)
+		if whole := strings.Join(strings.Fields(table), " "); reason == "" || !strings.Contains(whole, "error: "+reason) {
+			t.Errorf("after %s of the admin handler list prints\n%s\nwithout %q", verb, table, reason)
+		}
+		r.handler("waiter", "serving")
+	}
+	r.signal(syscall.SIGTERM)
+	r.exit()
+	if got := r.run("handler", "list"); got.stderr != "no daemon is running on this database\n" {
+		t.Errorf("without a daemon handler list gives %+v", got)
+	}
+}
+
+// handler waits until a handler has a state.
+func (r *running) handler(name, state string) map[string]any {
+	r.Helper()
+	deadline := time.Now().Add(waitLimit)
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+		list := r.array("handler", "list")
+		for _, h := range list {
+			if h["name"] == name && h["state"] == state {
+				tick.Stop()
+				return h
+			}
+		}
+		if time.Now().After(deadline) {
+			r.Fatalf("handler %s is not %s: %v", name, state, list)
+		}
 	}
 }
 
@@ -235,6 +284,11 @@ func TestHandlerCheck(t *testing.T) {
 		if r := c.run("-o", "json", "handler", "check", path); !strings.Contains(r.stdout, `"state": "refused"`) {
 			t.Errorf("handler check of %s prints %s", path, r.stdout)
 		}
+	}
+	t.Chdir(filepath.Dir(text))
+	table := c.run("handler", "check", "text").stdout
+	if !strings.Contains(table, text+"\n") || !strings.Contains(table, "\nerror:") || !strings.Contains(table, "it is no program") {
+		t.Errorf("handler check of a relative path prints\n%s", table)
 	}
 	c.fails(exitError, []string{"/nope"}, "handler", "check", "/nope")
 	if _, err := os.Stat("/nope"); !errors.Is(err, os.ErrNotExist) {

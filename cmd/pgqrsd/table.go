@@ -27,6 +27,11 @@ const (
 
 // writeTable prints rows under their heads, at most maxWidth wide.
 func writeTable(w io.Writer, cols []column, rows [][]string) error {
+	return writeNotedTable(w, cols, rows, nil)
+}
+
+// writeNotedTable is writeTable with a text below each row that has one, whole.
+func writeNotedTable(w io.Writer, cols []column, rows [][]string, notes []string) error {
 	heads := make([]string, len(cols))
 	widths := make([]int, len(cols))
 	for i, c := range cols {
@@ -42,8 +47,11 @@ func writeTable(w io.Writer, cols []column, rows [][]string) error {
 	fit(cols, widths)
 	var b strings.Builder
 	writeRow(&b, cols, widths, heads)
-	for _, row := range rows {
+	for i, row := range rows {
 		writeRow(&b, cols, widths, row)
+		if i < len(notes) {
+			writeNote(&b, notes[i])
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -85,6 +93,39 @@ func writeRow(b *strings.Builder, cols []column, widths []int, row []string) {
 	}
 	b.WriteString(strings.TrimRight(line.String(), " "))
 	b.WriteByte('\n')
+}
+
+const noteIndent = "    "
+
+// writeNote prints a text in lines of at most maxWidth. Only words that are
+// longer than a line are broken.
+func writeNote(b *strings.Builder, note string) {
+	const width = maxWidth - len(noteIndent)
+	line := make([]rune, 0, width)
+	end := func() {
+		if len(line) > 0 {
+			b.WriteString(noteIndent + string(line) + "\n")
+		}
+		line = line[:0]
+	}
+	for text := range strings.SplitSeq(printable(note), "\n") {
+		for _, word := range strings.Fields(text) {
+			letters := []rune(word)
+			if len(line) > 0 && len(line)+1+len(letters) > width {
+				end()
+			}
+			if len(line) > 0 {
+				line = append(line, ' ')
+			}
+			for len(letters) > width {
+				line = append(line, letters[:width]...)
+				letters = letters[width:]
+				end()
+			}
+			line = append(line, letters...)
+		}
+		end()
+	}
 }
 
 // cut shortens s to width characters, the last of which is an ellipsis.

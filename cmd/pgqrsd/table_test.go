@@ -43,6 +43,24 @@ func TestTableWithoutRoomStaysWhole(t *testing.T) {
 	}
 }
 
+func TestNotesAreWrapped(t *testing.T) {
+	var b strings.Builder
+	long := strings.Repeat("x", 100)
+	notes := []string{"error: " + strings.Repeat("words ", 20) + "\n\n\tat é\x1b " + long, "", "error: short"}
+	if err := writeNotedTable(&b, []column{{head: "A"}}, [][]string{{"1"}, {"2"}, {"3"}}, notes); err != nil {
+		t.Fatal(err)
+	}
+	(&cli{T: t}).fits(b.String())
+	want := "A\n1\n" +
+		"    error: " + strings.TrimSpace(strings.Repeat("words ", 11)) + "\n" +
+		"    " + strings.TrimSpace(strings.Repeat("words ", 9)) + "\n" +
+		"    at é�\n    " + long[:76] + "\n    " + long[76:] + "\n" +
+		"2\n3\n    error: short\n"
+	if b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
 func TestAge(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 12_345 * time.Microsecond: "12ms", 1500 * time.Millisecond: "1s", 90 * time.Second: "1m30s",

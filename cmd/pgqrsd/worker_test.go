@@ -102,6 +102,16 @@ func TestWorkerHealthAndReclaim(t *testing.T) {
 		if got := c.object("worker", "reclaim"); got["workers"] != 0.0 {
 			c.Errorf("worker reclaim prints %v", got)
 		}
+		says := []string{"twice heartbeat_interval (10s)", "--force"}
+		c.fails(exitUsage, append(says, "--max-age 1ms"), "worker", "reclaim", "--max-age", "1ms")
+		c.fails(exitUsage, append(says, "--max-age 0s"), "worker", "reclaim", "--max-age", "0s")
+		if got := c.object("worker", "reclaim", "--max-age", "10s"); got["workers"] != 0.0 {
+			c.Errorf("worker reclaim --max-age 10s prints %v", got)
+		}
+		c.waitUntilStale(consumer)
+		if got := c.object("worker", "reclaim", "--max-age", "1ms", "--force"); got["workers"].(float64) < 1 {
+			c.Errorf("worker reclaim --force prints %v", got)
+		}
 		if text := c.ok("stats"); !strings.Contains(text, "workers ready:") {
 			c.Errorf("stats prints\n%s", text)
 		}

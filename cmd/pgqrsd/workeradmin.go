@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgqrs/pgqrsd/internal/config"
 	"github.com/pgqrs/pgqrsd/internal/view"
@@ -59,15 +60,18 @@ nothing.`,
 }
 
 // maxAgeFlag is --max-age, which is worker_timeout where it is not given.
-type maxAgeFlag struct{ value durationFlag }
+type maxAgeFlag struct {
+	value durationFlag
+	flag  *pflag.Flag
+}
 
 func (f *maxAgeFlag) add(cmd *cobra.Command) {
-	cmd.Flags().Var(&f.value, "max-age", "oldest live heartbeat (default worker_timeout)")
+	f.flag = cmd.Flags().VarPF(&f.value, "max-age", "", "oldest live heartbeat (default worker_timeout)")
 	completeFlag(cmd, "max-age", cobra.NoFileCompletions)
 }
 
 func (f *maxAgeFlag) orDefault(s *session) time.Duration {
-	if f.value > 0 {
+	if f.flag.Changed {
 		return f.value.duration()
 	}
 	return s.cfg.Daemon.WorkerTimeout
@@ -75,16 +79,24 @@ func (f *maxAgeFlag) orDefault(s *session) time.Duration {
 
 func (a *app) workerReclaim() *cobra.Command {
 	var maxAge maxAgeFlag
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "reclaim",
 		Short: "Stop workers without a heartbeat and give their messages back",
 		Long: `Stop every worker without a heartbeat and give its messages back. Messages that
-had started lose an attempt. Running daemons do this by themselves.`,
+had started lose an attempt. Running daemons do this by themselves.
+
+A --max-age below twice heartbeat_interval would stop workers that live, so it
+is refused without --force.`,
 		Example: `  pgqrsd worker reclaim
   pgqrsd worker reclaim --max-age 5m`,
 		Args: args(),
 		RunE: a.withAdmin(func(ctx context.Context, s *session, admin store.Admin, _ []string) error {
 			limit := maxAge.orDefault(s)
+			if least := 2 * s.cfg.Daemon.HeartbeatInterval; limit < least && !force {
+				return usagef("--max-age %s is below twice heartbeat_interval (%s), which would stop workers that live; --force does it all the same",
+					config.FormatDuration(limit), config.FormatDuration(least))
+			}
 			given, err := admin.Reclaim(ctx, limit)
 			if err != nil {
 				return err
@@ -98,6 +110,7 @@ had started lose an attempt. Running daemons do this by themselves.`,
 		}),
 	}
 	maxAge.add(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "reclaim from workers that may live")
 	return cmd
 }
 

@@ -41,13 +41,13 @@ type queryer interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func checkLimits(t *testing.T, what string, in queryer) {
+func checkLimits(t *testing.T, what, wantStatement string, in queryer) {
 	t.Helper()
 	var idle, statement string
 	err := in.QueryRow(t.Context(), `select current_setting('idle_in_transaction_session_timeout'), current_setting('statement_timeout')`).
 		Scan(&idle, &statement)
-	if err != nil || idle != "5s" || statement != "30s" {
-		t.Errorf("%s may idle for %s and run statements for %s, %v; want 5s and 30s", what, idle, statement, err)
+	if err != nil || idle != "5s" || statement != wantStatement {
+		t.Errorf("%s may idle for %s and run statements for %s, %v; want 5s and %s", what, idle, statement, err, wantStatement)
 	}
 }
 
@@ -59,15 +59,34 @@ func TestTransactionsAreBounded(t *testing.T) {
 	cfg.PgBouncer = true
 	s := openStore(t, cfg)
 	enqueue(t, s, "q", 1)
-	checkLimits(t, "a settlement", freeze(t, s, "q"))
+	checkLimits(t, "a settlement", "30s", freeze(t, s, "q"))
 	err := s.transaction(t.Context(), "test", func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		if err := b.sendIn(ctx, tx); err != nil {
 			return err
 		}
-		checkLimits(t, "a transaction", tx)
+		checkLimits(t, "a transaction", "30s", tx)
 		return nil
 	})
 	if err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Queues().Insert(t.Context(), "r", store.QueuePolicy{}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Queues().Get(t.Context(), "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.lockQueueAlone(t.Context(), tx, r); err != nil {
+		t.Error(err)
+	}
+	// Deleting a queue may take long.
+	checkLimits(t, "the deletion of a queue", "0", tx)
+	if err := tx.Rollback(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

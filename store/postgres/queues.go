@@ -35,7 +35,7 @@ returning ` + queueColumns
 	// sqlEnqueueLockAlone waits for those who store messages on the queue, and
 	// keeps new ones out.
 	sqlEnqueueLockAlone = `select pg_advisory_xact_lock($1, $2)`
-	sqlNoTimeout        = `select set_config('statement_timeout', '0', true)`
+	sqlNoTimeout        = `select set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '5000', true)`
 	sqlClaimLock        = `select pg_advisory_xact_lock($1, $2)`
 
 	// sqlQueueClaims waits for settles under way.

@@ -70,6 +70,7 @@ func groups() []group {
 		{name: "Transitions", cases: transitionCases()},
 		{name: "Admin", cases: adminCases()},
 		{name: "Producer", cases: producerCases()},
+		{name: "Dequeue", cases: dequeueCases()},
 		{name: "Consumer", cases: consumerCases()},
 		{name: "Outcomes", cases: outcomeCases()},
 		{name: "Maintenance", cases: maintenanceCases()},

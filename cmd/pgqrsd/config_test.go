@@ -50,6 +50,6 @@ func TestRunInAMissingDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "none")
 	c := &cli{T: t, global: []string{"--dsn", "sqlite:" + filepath.Join(dir, "x.db")}}
 	for _, command := range [][]string{{"run", "--http", ""}, {"install"}} {
-		c.fails(exitUnavailable, []string{"the directory " + dir + " of x.db does not exist; create it first\n"}, command...)
+		c.fails(exitUnavailable, []string{"the directory " + dir + " does not exist; create it first\n"}, command...)
 	}
 }

@@ -236,7 +236,7 @@ func TestMissingDirectory(t *testing.T) {
 	_, locking := sqlite.LockForRun(path)
 	_, opening := sqlite.Open(t.Context(), sqlite.Config{Path: path})
 	for _, err := range []error{locking, opening} {
-		if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "directory "+dir+" of pgqrs.db does not exist; create it") {
+		if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), path+": the directory "+dir+" does not exist; create it") {
 			t.Errorf("error is %v", err)
 		}
 	}

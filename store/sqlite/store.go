@@ -165,7 +165,7 @@ func prepareFile(path string, mustExist bool) error {
 
 // noDirectory says why a file could not be created.
 func noDirectory(path string) error {
-	return fmt.Errorf("%w: the directory %s of %s does not exist; create it first", store.ErrUnavailable, filepath.Dir(path), filepath.Base(path))
+	return fmt.Errorf("%w: create %s: the directory %s does not exist; create it first", store.ErrUnavailable, path, filepath.Dir(path))
 }
 
 // now is the database's clock, in microseconds.

@@ -210,10 +210,10 @@ type failure struct {
 
 func (d *Daemon) fail(w http.ResponseWriter, err error) {
 	code, body := explain(err)
-	switch {
-	case code == http.StatusInternalServerError:
+	switch code {
+	case http.StatusInternalServerError:
 		d.log.Error("an HTTP request failed", "error", err)
-	case code == http.StatusServiceUnavailable: // the cause is logged once
+	case http.StatusServiceUnavailable: // the cause is logged once
 		d.log.Debug("an HTTP request was not served", "error", err)
 	}
 	var rate *store.RateLimitError

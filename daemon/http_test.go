@@ -136,7 +136,7 @@ func TestHTTPRefusals(t *testing.T) {
 func TestHTTPRefusesOtherOrigins(t *testing.T) {
 	f := run(t, testConfig(t, openSQLite(t)))
 	for name, value := range map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"} {
-		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+f.d.HTTPAddr()+"/api/v1/queues/work/messages",
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.d.HTTPAddr()+"/api/v1/queues/work/messages",
 			strings.NewReader(`{"messages":[{"payload":{}}]}`))
 		if err != nil {
 			t.Fatal(err)

@@ -28,7 +28,7 @@ func TestErrorClasses(t *testing.T) {
 				t.Fatalf("%s: no error", code)
 			}
 			for _, class := range classes {
-				if errors.Is(err, class) != (class == want) {
+				if got := errors.Is(err, class); got != errors.Is(want, class) {
 					t.Errorf("%s: %v, want it to be %v", code, err, want)
 				}
 			}

@@ -147,7 +147,6 @@ func TestFileErrors(t *testing.T) {
 		"env not a string":   {"[handlers.h.env]\nTOKEN = 12345\n", ":2: handlers.h.env.TOKEN: must be a string, not a whole number"},
 		"reserved: protocol": {"[handlers.h.env]\nPGQRSD_HANDLER = \"x\"\n", `:2: handlers.h.env.PGQRSD_HANDLER: "PGQRSD_HANDLER" is reserved`},
 		"reserved: plugin":   {"[handlers.h.env]\nPLUGIN_MIN_PORT = \"1\"\n", `:2: handlers.h.env.PLUGIN_MIN_PORT: "PLUGIN_MIN_PORT" is reserved`},
-		"reserved: daemon":   {"[handlers.h.env]\nPGQRS_DSN = \"x\"\n", `:2: handlers.h.env.PGQRS_DSN: "PGQRS_DSN" is reserved`},
 		"bad queue name":     {"[queues.\"a b\"]\n", ":1: queues.\"a b\": queue name \"a b\""},
 		"bad handler name":   {"[handlers.\"../x\"]\n", "is not the name of a file"},
 		"empty dsn":          {"dsn = \"\"\n", ":1: dsn: must not be empty"},

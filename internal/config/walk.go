@@ -137,8 +137,8 @@ func checkName(prefix, name string) error {
 }
 
 // reservedEnv are the names of variables that no handler is given from the
-// configuration: the protocol's, go-plugin's and the daemon's own.
-var reservedEnv = []string{"PGQRSD_", "PLUGIN_", envPrefix}
+// configuration: the protocol's and go-plugin's.
+var reservedEnv = []string{"PGQRSD_", "PLUGIN_"}
 
 func checkReserved(name string) error {
 	for _, prefix := range reservedEnv {

@@ -13,7 +13,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # One static file without debug tables.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # The race detector needs cgo. The limit is for two cores with cold caches.
-GOTEST_RACE := CGO_ENABLED=1 go test -race -timeout 20m
+GOTEST_RACE := env CGO_ENABLED=1 go test -race -timeout 20m
 EXAMPLES := $(notdir $(patsubst %/,%,$(wildcard examples/*/)))
 GENERATED := handlers/handlerpb
 

@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
 
@@ -60,10 +62,24 @@ func (m newMessage) message(queue string) (store.NewMessage, error) {
 	delay, err := time.ParseDuration(m.Delay)
 	if err != nil || delay < 0 {
 		return out, &requestError{http.StatusBadRequest, "delay",
-			fmt.Sprintf(`delay %q is not a duration such as "30s" or "1h30m"`, m.Delay)}
+			fmt.Sprintf(`delay %q is not a duration of zero or more, such as "30s" or "1h30m"`, m.Delay)}
 	}
 	out.Delay = delay
 	return out, nil
+}
+
+// jsonType is what JSON calls the values that a Go type takes.
+func jsonType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Int:
+		return "a whole number"
+	default:
+		return "a " + t.Kind().String()
+	}
 }
 
 // decodeError says in the API's words what encoding/json found.
@@ -82,7 +98,7 @@ func decodeError(err error) error {
 		return &requestError{http.StatusBadRequest, "unknown_field", text}
 	case errors.As(err, &wrong):
 		return &requestError{http.StatusBadRequest, "type",
-			fmt.Sprintf("%q is a JSON %s where a %s belongs", wrong.Field, wrong.Value, wrong.Type)}
+			fmt.Sprintf("%s is a JSON %s where %s belongs", cmp.Or(wrong.Field, "the body"), wrong.Value, jsonType(wrong.Type))}
 	case errors.As(err, &syntax) && strings.Contains(text, "max depth"):
 		return &requestError{http.StatusBadRequest, store.RuleMaxDepth, "the body is nested too deep"}
 	case errors.Is(err, io.EOF):

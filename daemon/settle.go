@@ -18,6 +18,9 @@ const (
 	maxSettle      = 2000
 	leastSettle    = 16
 	maxSettleBytes = 8 << 20
+	// minSnooze keeps a handler that snoozes for no time from running the same
+	// message over and over as fast as it can.
+	minSnooze = 100 * time.Millisecond
 )
 
 // outcome is what to record for a handler's result. It wants the lock.
@@ -35,7 +38,7 @@ func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
 		if r.DelayMs == nil {
 			return q.retryOutcome(j, "the handler snoozed without saying for how long")
 		}
-		o.Kind, o.Delay = store.OutcomeSnooze, millis(r.GetDelayMs())
+		o.Kind, o.Delay = store.OutcomeSnooze, max(minSnooze, millis(r.GetDelayMs()))
 	case handlerpb.Outcome_OUTCOME_DISCARD:
 		o.Kind, o.Error = store.OutcomeDiscard, r.GetError()
 	case handlerpb.Outcome_OUTCOME_RELEASE:
@@ -49,6 +52,14 @@ func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
 		return store.Outcome{Lease: j.lease, Kind: store.OutcomeRelease}
 	}
 	o.Enqueue = followUps(r.GetEnqueue())
+	for _, m := range o.Enqueue {
+		if err := q.d.cfg.Validator.Validate(m.Payload); err != nil {
+			return store.Outcome{
+				Lease: j.lease, Kind: store.OutcomeDiscard,
+				Error: fmt.Sprintf("the handler's follow-up message for queue %q cannot be enqueued: %v", m.Queue, err),
+			}
+		}
+	}
 	return o
 }
 

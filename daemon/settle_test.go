@@ -12,12 +12,14 @@ func TestABadResultIsThatJobsAlone(t *testing.T) {
 	onEachStore(t, func(t *testing.T, s store.Store) {
 		cfg := testConfig(t, s)
 		cfg.Queues = map[string]QueueConfig{"work": {MaxAttempts: 2}}
+		cfg.Validator = &store.Validator{ForbiddenKeys: []string{"password"}}
 		f := run(t, cfg)
 		orders := []order{
 			{Raw: `"\u0000"`},
 			{Raw: `{"n":1e400000}`},
 			{Do: "follow", Queue: "more", Raw: `"\ud800"`},
 			{Do: "follow", Queue: "nowhere"},
+			{Do: "follow", Queue: "more", Raw: `{"password":"x"}`},
 		}
 		bad := len(orders)
 		orders = append(orders, make([]order, 50)...)
@@ -26,7 +28,7 @@ func TestABadResultIsThatJobsAlone(t *testing.T) {
 			attempts int
 			text     string
 		}{
-			{1, "no_nul"}, {1, "number_range"}, {1, "surrogate"}, {2, `"nowhere" does not exist`},
+			{1, "no_nul"}, {1, "number_range"}, {1, "surrogate"}, {2, `"nowhere" does not exist`}, {1, "forbidden_key"},
 		} {
 			m := f.becomes(ids[i], store.Dead)
 			if last := m.Errors[len(m.Errors)-1].Error; m.Attempts != c.attempts || !strings.Contains(last, c.text) {

@@ -121,7 +121,13 @@ func (w *workers) saw(ctx context.Context, states map[int64]store.WorkerState) e
 		w.mu.Lock()
 		w.states[id] = is
 		w.mu.Unlock()
+		if w.d.stopping.Load() {
+			continue // by this daemon itself
+		}
 		w.d.log.Warn("a worker of this daemon was asked to change its state", "worker", id, "kind", kindOf(worker), "from", was, "to", is)
+		if kindOf(worker) == store.KindAdmin && is != store.WorkerReady {
+			w.d.log.Error("this daemon does no maintenance while its admin is not ready; unless another daemon does, delayed messages and retries wait", "worker", id, "admin", is)
+		}
 	}
 	return nil
 }

@@ -166,16 +166,19 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // says that it was killed
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.After(30 * time.Second)
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for _, path := range []string{dir, proc} {
 		for {
 			if _, err := os.Stat(path); os.IsNotExist(err) {
 				break
 			}
-			if time.Now().After(deadline) {
+			select {
+			case <-deadline:
 				t.Fatalf("%s is still there", path)
+			case <-look.C:
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 	}
 }

@@ -175,13 +175,17 @@ func (c *Cluster) kill() error {
 			return fmt.Errorf("pgtest: kill process %d: %w", pid, err)
 		}
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	// They are not our children, so there is nothing to wait on.
+	deadline := time.After(10 * time.Second)
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
 	for _, pid := range pids {
 		for alive(pid) {
-			if time.Now().After(deadline) {
+			select {
+			case <-deadline:
 				return fmt.Errorf("pgtest: process %d is still there after SIGKILL", pid)
+			case <-look.C:
 			}
-			time.Sleep(5 * time.Millisecond)
 		}
 	}
 	return nil

@@ -126,3 +126,21 @@ type Consumer interface {
 	// attempts, and returns how many.
 	ReleaseAll(ctx context.Context) (int64, error)
 }
+
+// SettleAs settles every lease as one kind, with an error for each: what a
+// backend's Archive, Delete and Release are.
+func SettleAs(ctx context.Context, c Consumer, kind OutcomeKind, leases []Lease) ([]error, error) {
+	outcomes := make([]Outcome, len(leases))
+	for i, l := range leases {
+		outcomes[i] = Outcome{Lease: l, Kind: kind}
+	}
+	settled, err := c.Settle(ctx, outcomes)
+	if err != nil {
+		return nil, err
+	}
+	errs := make([]error, len(settled))
+	for i := range settled {
+		errs[i] = settled[i].Err
+	}
+	return errs, nil
+}

@@ -54,7 +54,7 @@ type fakeConfig struct {
 
 	Start        string // what goes wrong at the start; see runFake
 	Protocol     int    // default handlers.ProtocolVersion
-	NoWork       bool   // Work is not implemented
+	NoWork       bool   // it does not serve Work
 	Describe     string // "hang"
 	SilentPings  bool
 	DropsNothing bool   // cancels are ignored altogether
@@ -275,7 +275,7 @@ func (f *fake) job(ctx context.Context, j *handlerpb.Job) {
 		}
 	case "deaf": // runs on whatever it is told
 		d, _ := time.ParseDuration(arg)
-		time.Sleep(d)
+		<-time.After(d)
 	case "stuck":
 		select {}
 	case "exit":

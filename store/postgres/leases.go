@@ -143,33 +143,17 @@ const sqlMarkPlan = `select set_config('synchronous_commit', 'off', true)`
 
 // Archive settles leases as done.
 func (c *consumer) Archive(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.settleAs(ctx, store.OutcomeDone, leases)
+	return store.SettleAs(ctx, c, store.OutcomeDone, leases)
 }
 
 // Delete removes leased messages.
 func (c *consumer) Delete(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.settleAs(ctx, store.OutcomeDelete, leases)
+	return store.SettleAs(ctx, c, store.OutcomeDelete, leases)
 }
 
 // Release gives leased messages back.
 func (c *consumer) Release(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.settleAs(ctx, store.OutcomeRelease, leases)
-}
-
-func (c *consumer) settleAs(ctx context.Context, kind store.OutcomeKind, leases []store.Lease) ([]error, error) {
-	outcomes := make([]store.Outcome, len(leases))
-	for i, l := range leases {
-		outcomes[i] = store.Outcome{Lease: l, Kind: kind}
-	}
-	settled, err := c.Settle(ctx, outcomes)
-	if err != nil {
-		return nil, err
-	}
-	errs := make([]error, len(settled))
-	for i := range settled {
-		errs[i] = settled[i].Err
-	}
-	return errs, nil
+	return store.SettleAs(ctx, c, store.OutcomeRelease, leases)
 }
 
 // ReleaseAll gives back all that the consumer holds.

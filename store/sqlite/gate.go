@@ -77,6 +77,7 @@ func (g *gate) standBack() {
 	if !g.othersWait() || time.Now().Before(g.rest) {
 		return
 	}
+	// A lock between processes tells nobody when it is free, so this looks.
 	for end := time.Now().Add(yieldFor); time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		if !g.othersWait() {

@@ -202,33 +202,16 @@ func (s *settlement) follow(t *tx, queue map[string]int64) error {
 	return steps.write(t)
 }
 
-// each settles every lease as one kind.
-func (c *consumer) each(ctx context.Context, kind store.OutcomeKind, leases []store.Lease) ([]error, error) {
-	outcomes := make([]store.Outcome, len(leases))
-	for i, l := range leases {
-		outcomes[i] = store.Outcome{Lease: l, Kind: kind}
-	}
-	settled, err := c.Settle(ctx, outcomes)
-	if err != nil {
-		return nil, err
-	}
-	errs := make([]error, len(leases))
-	for i := range settled {
-		errs[i] = settled[i].Err
-	}
-	return errs, nil
-}
-
 func (c *consumer) Archive(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.each(ctx, store.OutcomeDone, leases)
+	return store.SettleAs(ctx, c, store.OutcomeDone, leases)
 }
 
 func (c *consumer) Delete(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.each(ctx, store.OutcomeDelete, leases)
+	return store.SettleAs(ctx, c, store.OutcomeDelete, leases)
 }
 
 func (c *consumer) Release(ctx context.Context, leases ...store.Lease) ([]error, error) {
-	return c.each(ctx, store.OutcomeRelease, leases)
+	return store.SettleAs(ctx, c, store.OutcomeRelease, leases)
 }
 
 func (c *consumer) ReleaseAll(ctx context.Context) (int64, error) {

@@ -75,7 +75,18 @@ type QueueConfig struct {
 	// Retention of done and cancelled messages; default store.DefaultRetention,
 	// negative is for ever.
 	Retention time.Duration
+	// Retain says what stays of done messages; default RetainArchive.
+	Retain Retain
 }
+
+// Retain says what stays of a message that is done. Dead letters always stay.
+type Retain string
+
+// What stays of done messages.
+const (
+	RetainArchive Retain = "archive" // the message and its output, for the retention
+	RetainDelete  Retain = "delete"  // nothing
+)
 
 // BackoffKind is how the delay before a retry grows.
 type BackoffKind string

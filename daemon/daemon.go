@@ -71,7 +71,7 @@ func New(cfg Config) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version),
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version, cfg.Store),
 		now: make(chan struct{}), changed: newSignal(), reloaded: newSignal(), pulseNow: newSignal(), due: newSignal(), progress: newSignal(),
 		queues: map[string]*queue{}, closed: map[string]time.Time{},
 		bodies: semaphore.NewWeighted(maxBodies),

@@ -49,7 +49,7 @@ type queueMetrics struct {
 	settled             map[store.OutcomeKind]prometheus.Counter
 }
 
-func newMetrics(registry *prometheus.Registry, version string) *metrics {
+func newMetrics(registry *prometheus.Registry, version string, s store.Store) *metrics {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -83,6 +83,11 @@ func newMetrics(registry *prometheus.Registry, version string) *metrics {
 	}
 	info := gauge("pgqrsd_build_info", "Always 1; the labels say what runs.", "version", "revision", "goversion")
 	info.WithLabelValues(version, revision(), runtime.Version()).Set(1)
+	if counter, ok := s.(store.StatementCounter); ok {
+		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "pgqrsd_store_statements_total", Help: "Statements sent to the database server.",
+		}, func() float64 { return float64(counter.Statements()) }))
+	}
 	registry.MustRegister(m.messages, m.oldest, m.leased, m.settled, m.run, m.wait, m.inFlight,
 		m.unsettled, m.lost, m.restarts, m.batch, m.database, m.leader, info)
 	return m
@@ -116,6 +121,7 @@ func (m *metrics) queue(name string) *queueMetrics {
 	for _, kind := range settledOutcomes {
 		q.settled[kind] = m.settled.WithLabelValues(name, string(kind))
 	}
+	q.settled[store.OutcomeDelete] = q.settled[store.OutcomeDone] // done, and not retained
 	m.queues[name] = q
 	return q
 }

@@ -14,7 +14,7 @@ import (
 
 // The bounds of a queue's settings.
 const (
-	maxConcurrency = 10_000
+	maxConcurrency = 100_000
 	minLease       = time.Second
 )
 
@@ -94,6 +94,7 @@ func (c Config) queueConfig(name string) QueueConfig {
 		Timeout:     cmp.Or(q.Timeout, d.Timeout, 10*time.Minute),
 		MaxAttempts: cmp.Or(q.MaxAttempts, d.MaxAttempts, store.DefaultMaxAttempts),
 		Retention:   cmp.Or(q.Retention, d.Retention, store.DefaultRetention),
+		Retain:      cmp.Or(q.Retain, d.Retain, RetainArchive),
 		Backoff: Backoff{
 			Kind:   cmp.Or(q.Backoff.Kind, d.Backoff.Kind, Exponential),
 			Delay:  cmp.Or(q.Backoff.Delay, d.Backoff.Delay, time.Second),
@@ -114,6 +115,8 @@ func (q QueueConfig) validate(name string) error {
 		return bad("the lease is %s, it must be at least %s", q.Lease, minLease)
 	case q.MaxAttempts < 1:
 		return bad("max_attempts is %d, it must be at least 1", q.MaxAttempts)
+	case q.Retain != RetainArchive && q.Retain != RetainDelete:
+		return bad("retain is %q, it must be %q or %q", q.Retain, RetainArchive, RetainDelete)
 	case q.Backoff.Kind != Exponential && q.Backoff.Kind != Fixed:
 		return bad("the backoff kind is %q, it must be %q or %q", q.Backoff.Kind, Exponential, Fixed)
 	case q.Backoff.Delay < 0 || q.Backoff.Cap < 0:

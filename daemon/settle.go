@@ -29,6 +29,9 @@ func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
 	switch r.GetOutcome() {
 	case handlerpb.Outcome_OUTCOME_DONE:
 		o.Kind, o.Output = store.OutcomeDone, r.GetOutput()
+		if q.cfg.Retain == RetainDelete {
+			o.Kind, o.Output = store.OutcomeDelete, nil
+		}
 	case handlerpb.Outcome_OUTCOME_RETRY:
 		o = q.retryOutcome(j, r.GetError())
 		if r.DelayMs != nil {

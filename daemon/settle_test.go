@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -69,4 +71,29 @@ func TestResultsOutliveAnOutage(t *testing.T) {
 	if n := len(f.list(store.KindConsumer, "work")); n != 1 {
 		t.Errorf("%d consumers were registered over the outage, want 1", n)
 	}
+}
+
+func TestDoneMessagesAreNotRetained(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s store.Store) {
+		cfg := testConfig(t, s)
+		cfg.Queues = map[string]QueueConfig{"work": {Retain: RetainDelete, MaxAttempts: 1}}
+		f := run(t, cfg)
+		orders := make([]order, 50)
+		orders[0] = order{Do: "fail"}
+		orders[1] = order{Do: "follow", Queue: "more", Out: json.RawMessage(`{}`)}
+		ids := f.enqueue(orders...)
+		f.eventually("all are settled", func() bool {
+			return f.metric("pgqrsd_settled_total", "queue", "work", "outcome", "done") == 49
+		})
+		f.becomes(ids[0], store.Dead)
+		for _, id := range ids[1:] {
+			if m, err := s.Messages().Get(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("message %d: %+v, %v; want nothing left", id, m, err)
+			}
+		}
+		f.eventually("the follow-up is done, on a queue that retains", func() bool {
+			n, err := s.Archive().Count(t.Context(), store.MessageFilter{Queue: "more", State: store.Done})
+			return err == nil && n == 1
+		})
+	})
 }

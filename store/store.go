@@ -81,6 +81,12 @@ type Store interface {
 	Close() error
 }
 
+// StatementCounter is a Store that counts the statements it has sent to a
+// database server since it was opened. Safe for concurrent use.
+type StatementCounter interface {
+	Statements() int64
+}
+
 // Page asks for a part of a list.
 type Page struct {
 	// Limit is the most items to return; 0 is DefaultLimit.

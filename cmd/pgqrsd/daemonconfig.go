@@ -73,6 +73,7 @@ func queueConfig(q config.Queue) daemon.QueueConfig {
 			Kind: daemon.BackoffKind(q.Backoff.Kind), Delay: q.Backoff.Delay, Cap: q.Backoff.Cap, Jitter: jitter,
 		},
 		Retention: none(q.Retention),
+		Retain:    daemon.Retain(q.Retain),
 	}
 }
 

@@ -99,11 +99,12 @@ func (l *loader) checkPayload(p *Payload) {
 func (l *loader) checkQueue(q *Queue, table string) {
 	key := func(name string) string { return join(table, name) }
 	backoff := func(name string) string { return join(table, "backoff", name) }
-	l.must(q.Concurrency >= 1 && q.Concurrency <= 10_000, "must be 1 to 10000", key("concurrency"))
+	l.must(q.Concurrency >= 1 && q.Concurrency <= 100_000, "must be 1 to 100000", key("concurrency"))
 	l.must(q.Lease >= time.Second, "must be at least 1s", key("lease"))
 	l.must(q.Timeout >= 0, "must not be negative; 0s is no limit", key("timeout"))
 	l.must(q.MaxAttempts >= 1 && q.MaxAttempts <= 10_000, "must be 1 to 10000", key("max_attempts"))
 	l.must(q.Retention >= 0, "must not be negative; 0s is for ever", key("retention"))
+	l.must(q.Retain == "archive" || q.Retain == "delete", "must be archive or delete", key("retain"))
 	l.must(q.Backoff.Kind == "exponential" || q.Backoff.Kind == "fixed", "must be exponential or fixed", backoff("kind"))
 	l.must(q.Backoff.Delay > 0, "must be longer than 0s", backoff("delay"))
 	l.must(q.Backoff.Cap >= q.Backoff.Delay,

@@ -83,6 +83,7 @@ type Queue struct {
 	Timeout     time.Duration `koanf:"timeout"`
 	MaxAttempts int           `koanf:"max_attempts"`
 	Retention   time.Duration `koanf:"retention"`
+	Retain      string        `koanf:"retain"`
 	Backoff     Backoff       `koanf:"backoff"`
 }
 
@@ -131,6 +132,7 @@ func Default(getenv func(string) string) Config {
 			Timeout:     10 * time.Minute,
 			MaxAttempts: store.DefaultMaxAttempts,
 			Retention:   store.DefaultRetention,
+			Retain:      "archive",
 			Backoff:     Backoff{Kind: "exponential", Delay: time.Second, Cap: 10 * time.Minute, Jitter: 0.2},
 		},
 	}

@@ -47,6 +47,27 @@ select count(*), case when count(*) < cardinality($4::bigint[])
     then (select array_agg(h.ord) from held h where h.id in (select id from gone)) end
 from gone`
 
+	// sqlSettleDeleted removes those of the items ($2, $3) whose claim is there
+	// and holds them, with what only runs have; $4 is the distinct claims.
+	sqlSettleDeleted = `
+with item as materialized (
+    select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
+),
+claimed as materialized (
+    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($4::bigint[])
+),
+held as materialized (
+    select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
+),
+gone as (
+    delete from {{schema}}.messages m where m.id = any(array(select id from held)) returning m.id
+),
+steps as (delete from {{schema}}.steps where run_id = any(array(select id from held))),
+runs as (delete from {{schema}}.runs where run_id = any(array(select id from held)))
+select count(*), case when count(*) < cardinality($3::bigint[])
+    then (select array_agg(h.ord) from held h where h.id in (select id from gone)) end
+from gone`
+
 	sqlDropClaims = `delete from {{schema}}.claims where worker_id = $1 and claim = any($2::bigint[])`
 )
 
@@ -63,8 +84,8 @@ func (s *Store) settle(ctx context.Context, op string, worker int64, h *holdings
 		return t.results, nil
 	}
 	var err error
-	if t.plain {
-		err = s.settleDone(ctx, op, t)
+	if t.plain != "" {
+		err = s.settlePlain(ctx, op, t)
 	} else {
 		err = s.settleMixed(ctx, op, t)
 	}
@@ -84,8 +105,9 @@ type settlement struct {
 	// their distinct claims in order.
 	items  []int
 	claims []int64
-	// plain says that all items are done, and bring nothing with them.
-	plain bool
+	// plain is OutcomeDone or OutcomeDelete if all items are, and bring nothing
+	// with them; else "".
+	plain store.OutcomeKind
 }
 
 // newSettlement answers what needs no database: what is badly formed, another
@@ -95,8 +117,9 @@ func newSettlement(worker int64, h *holdings, outcomes []store.Outcome) *settlem
 		worker: worker, holdings: h, outcomes: outcomes,
 		results: make([]store.Settled, len(outcomes)),
 		items:   make([]int, 0, len(outcomes)),
-		plain:   true,
+		claims:  make([]int64, 0, len(outcomes)),
 	}
+	plain := true
 	seen := make(map[store.Lease]struct{}, len(outcomes))
 	for i := range outcomes {
 		o := &outcomes[i]
@@ -115,8 +138,12 @@ func newSettlement(worker int64, h *holdings, outcomes []store.Outcome) *settlem
 		seen[o.Lease] = struct{}{}
 		t.items = append(t.items, i)
 		t.claims = append(t.claims, o.Claim)
-		if o.Kind != store.OutcomeDone || len(o.Enqueue) > 0 || len(o.Steps) > 0 {
-			t.plain = false
+		plain = plain && o.Kind == outcomes[t.items[0]].Kind && len(o.Enqueue) == 0 && len(o.Steps) == 0
+	}
+	if plain && len(t.items) > 0 {
+		switch kind := outcomes[t.items[0]].Kind; kind {
+		case store.OutcomeDone, store.OutcomeDelete:
+			t.plain = kind
 		}
 	}
 	slices.Sort(t.claims)
@@ -133,14 +160,18 @@ func (t *settlement) leases(items []int) []store.Lease {
 	return out
 }
 
-// settleDone is the usual case in one round trip: everything is done.
-func (s *Store) settleDone(ctx context.Context, op string, t *settlement) error {
+// settlePlain is the usual case in one round trip: everything is done.
+func (s *Store) settlePlain(ctx context.Context, op string, t *settlement) error {
 	leases := t.leases(t.items)
 	var empty []int64
 	b := s.batch()
 	b.add(sqlSettlePlan)
 	b.add(sqlLockClaims, t.worker, t.claims)
-	done := t.addDone(b, t.items)
+	add := t.addDone
+	if t.plain == store.OutcomeDelete {
+		add = t.addDeleted
+	}
+	plain := add(b, t.items)
 	if t.holdings != nil {
 		if empty = t.holdings.emptied(leases); len(empty) > 0 {
 			b.add(sqlDropClaims, t.worker, empty)
@@ -151,43 +182,61 @@ func (s *Store) settleDone(ctx context.Context, op string, t *settlement) error 
 	if err := b.send(ctx, op); err != nil {
 		return err
 	}
-	done.record(t)
+	plain.record(t)
 	if t.holdings != nil {
 		t.holdings.settled(leases, empty)
 	}
 	return nil
 }
 
-// doneItems is one use of sqlSettleDone.
-type doneItems struct {
+// plainItems is one use of sqlSettleDone or sqlSettleDeleted.
+type plainItems struct {
 	items   []int
+	state   store.State // afterwards
 	count   int
 	settled []int64 // their positions in items from 1; null if all were
 }
 
-func (t *settlement) addDone(b *batch, items []int) *doneItems {
-	claims, ids, outputs := make([]int64, len(items)), make([]int64, len(items)), make([]string, len(items))
+func (t *settlement) addDone(b *batch, items []int) *plainItems {
+	claims, ids := t.ofLeases(items)
+	outputs := make([]string, len(items))
 	for k, i := range items {
-		o := &t.outcomes[i]
-		claims[k], ids[k], outputs[k] = o.Claim, o.ID, string(o.Output)
+		outputs[k] = string(t.outcomes[i].Output)
 	}
-	d := &doneItems{items: items}
-	b.add(sqlSettleDone, b.s.now(), t.worker, claims, ids, t.claims, outputs).
-		QueryRow(func(r pgx.Row) error { return r.Scan(&d.count, &d.settled) })
-	return d
+	p := &plainItems{items: items, state: store.Done}
+	b.add(sqlSettleDone, b.s.now(), t.worker, claims, ids, t.claims, outputs).QueryRow(p.read)
+	return p
 }
 
-func (d *doneItems) record(t *settlement) {
-	if d.count == len(d.items) {
-		for _, i := range d.items {
-			t.results[i].State = store.Done
+func (t *settlement) addDeleted(b *batch, items []int) *plainItems {
+	claims, ids := t.ofLeases(items)
+	p := &plainItems{items: items}
+	b.add(sqlSettleDeleted, t.worker, claims, ids, t.claims).QueryRow(p.read)
+	return p
+}
+
+// ofLeases are the claims and ids of these items.
+func (t *settlement) ofLeases(items []int) (claims, ids []int64) {
+	claims, ids = make([]int64, len(items)), make([]int64, len(items))
+	for k, i := range items {
+		claims[k], ids[k] = t.outcomes[i].Claim, t.outcomes[i].ID
+	}
+	return claims, ids
+}
+
+func (p *plainItems) read(r pgx.Row) error { return r.Scan(&p.count, &p.settled) }
+
+func (p *plainItems) record(t *settlement) {
+	if p.count == len(p.items) {
+		for _, i := range p.items {
+			t.results[i].State = p.state
 		}
 		return
 	}
-	for _, i := range d.items {
+	for _, i := range p.items {
 		t.results[i].Err = store.ErrLeaseLost
 	}
-	for _, ord := range d.settled {
-		t.results[d.items[ord-1]] = store.Settled{State: store.Done}
+	for _, ord := range p.settled {
+		t.results[p.items[ord-1]] = store.Settled{State: p.state}
 	}
 }

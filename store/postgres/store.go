@@ -59,9 +59,10 @@ type Store struct {
 	// claimLock and enqueueLock are the classes of the advisory locks.
 	claimLock, enqueueLock int32
 
-	closed  atomic.Bool
-	texts   sync.Map // SQL constant -> text with the schema's name
-	holding sync.Map // worker id -> *holdings of a Consumer of this store
+	statements *statements
+	closed     atomic.Bool
+	texts      sync.Map // SQL constant -> text with the schema's name
+	holding    sync.Map // worker id -> *holdings of a Consumer of this store
 }
 
 var _ store.Store = (*Store)(nil)
@@ -92,7 +93,10 @@ func newStore(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open postgres: %w", err)
 	}
+	count := new(statements)
+	pc.ConnConfig.Tracer = count
 	s := &Store{
+		statements:  count,
 		cfg:         cfg,
 		schemaName:  cfg.Schema,
 		schema:      pgx.Identifier{cfg.Schema}.Sanitize(),

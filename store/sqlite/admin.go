@@ -66,7 +66,7 @@ func (a *admin) PurgeWorkers(ctx context.Context, olderThan time.Duration) (purg
 }
 
 const sqlWorkerMessages = `
-SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
+SELECT ` + columnsMessage + fromMessage + ` WHERE m.id IN (
     SELECT message_id FROM leases WHERE worker_id = ?1 AND message_id > ?2 ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
 

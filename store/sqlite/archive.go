@@ -16,25 +16,13 @@ type archive struct{ d *database }
 const (
 	// Where messages are that somebody wants to move or delete.
 	sqlWhereIs = `
-SELECT j.key, m.attempts, m.errors, CASE WHEN l.message_id IS NULL THEN 'ready' ELSE 'leased' END
-FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value LEFT JOIN leases l ON l.message_id = m.id
-UNION ALL SELECT j.key, m.attempts, m.errors, 'delayed'
-FROM json_each(?1) j CROSS JOIN delayed m ON m.id = j.value
-UNION ALL SELECT j.key, m.attempts, m.errors, m.state
-FROM json_each(?1) j CROSS JOIN archive m ON m.id = j.value`
+SELECT j.key, m.attempts, m.errors, ` + columnState + `
+FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value` + fromPlaces + `
+ORDER BY j.key`
 
-	// With each row a message id, and where its errors are in the texts.
-	withErrors = `
-WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
-f(id, errors) AS (
-    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER),
-        CAST(substr(?3, CAST(substr(?2, i*60 + 21, 20) AS INTEGER), CAST(substr(?2, i*60 + 41, 20) AS INTEGER)) AS TEXT)
-    FROM r)`
-	intoArchive = `
-INSERT INTO archive (id, queue_id, state, priority, attempts, enqueued_at, finished_at, headers, errors, payload)
-SELECT m.id, m.queue_id, ?4, m.priority, m.attempts, m.enqueued_at, ?5, m.headers, f.errors, m.payload`
-	sqlArchiveReady   = withErrors + intoArchive + ` FROM f CROSS JOIN messages m ON m.id = f.id`
-	sqlArchiveDelayed = withErrors + intoArchive + ` FROM f CROSS JOIN delayed m ON m.id = f.id`
+	sqlArchive = `
+INSERT INTO archive (message_id, queue_id, state, finished_at)
+SELECT m.id, m.queue_id, ?2, ?3 FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value`
 )
 
 // place is where a message is.
@@ -83,8 +71,7 @@ func (d *database) finish(ctx context.Context, state store.State, reason string,
 		if err != nil {
 			return err
 		}
-		var rec records
-		var text texts
+		var failed failures
 		var moved idList
 		for i, p := range places {
 			if errs[i] = p.movable(); errs[i] != nil {
@@ -100,17 +87,19 @@ func (d *database) finish(ctx context.Context, state store.State, reason string,
 			if err != nil {
 				return fmt.Errorf("errors of message %d: %w", ids[i], err)
 			}
-			at, length := text.add(list)
-			rec.add(ids[i], at, length)
+			failed.add(ids[i], p.attempts, list)
 			moved.add(ids[i])
 		}
 		if moved.empty() {
 			return errNothing
 		}
-		if err := t.each([]any{rec.n, rec.buf, text.buf, state, t.now}, sqlArchiveReady, sqlArchiveDelayed); err != nil {
+		if err := failed.write(t); err != nil {
 			return err
 		}
-		return t.each([]any{moved.json()}, sqlDeleteMessages, sqlDeleteDelayed)
+		if _, err := t.exec(sqlArchive, moved.json(), state, t.now); err != nil {
+			return err
+		}
+		return t.each([]any{moved.json()}, sqlDeleteReady, sqlDeleteDelayed)
 	})
 	return errs, err
 }
@@ -123,7 +112,7 @@ func (a archive) Insert(ctx context.Context, reason string, ids ...int64) ([]err
 	return errs, nil
 }
 
-const sqlGetArchived = `SELECT ` + columnsArchive + fromArchive + ` WHERE m.id = ?1`
+const sqlGetArchived = sqlGetMessage + ` AND a.message_id IS NOT NULL`
 
 func (a archive) Get(ctx context.Context, id int64) (store.Message, error) {
 	msg, err := a.d.oneMessage(ctx, sqlGetArchived, id)
@@ -151,15 +140,14 @@ func (a archive) Count(ctx context.Context, filter store.MessageFilter) (int64, 
 
 func (a archive) Delete(ctx context.Context, id int64) error {
 	err := a.d.write(ctx, flushed, func(t *tx) error {
-		list := jsonIDs([]int64{id})
-		n, err := t.exec(sqlDeleteArchived, list)
+		n, err := t.exec(sqlDeleteArchived, jsonIDs([]int64{id}))
 		if err != nil {
 			return err
 		}
 		if n == 0 {
 			return store.ErrNotFound
 		}
-		return t.each([]any{list}, sqlDeleteSteps, sqlDeleteRuns)
+		return t.deleteIDs([]int64{id}, allOfMessages)
 	})
 	if err != nil {
 		return fmt.Errorf("delete archived message %d: %w", id, err)
@@ -168,7 +156,7 @@ func (a archive) Delete(ctx context.Context, id int64) error {
 }
 
 const sqlPurgeArchivedIDs = `
-SELECT id FROM archive
+SELECT message_id FROM archive
 WHERE queue_id = ?1 AND state IN (SELECT value FROM json_each(?2)) AND finished_at < ?3
 LIMIT ?4 + 0`
 
@@ -205,18 +193,18 @@ func (a archive) purge(ctx context.Context, queue string, olderThan time.Duratio
 		if err != nil {
 			return 0, err
 		}
-		return t.deleteFound(sqlPurgeArchivedIDs, []any{q.ID, list, before, limit}, sqlDeleteArchived)
+		return t.deleteFound(sqlPurgeArchivedIDs, []any{q.ID, list, before, limit}, allOfArchived)
 	})
 }
 
 const (
 	sqlDeadLetters = `
-SELECT j.key, a.state, a.queue_id, q.name
-FROM json_each(?1) j CROSS JOIN archive a ON a.id = j.value CROSS JOIN queues q ON q.id = a.queue_id`
-	sqlReplay = `
-INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, ready_at, headers, errors, payload)
-SELECT id, queue_id, priority, 0, enqueued_at, ?2, headers, errors, payload
-FROM archive WHERE id IN (SELECT value FROM json_each(?1))`
+SELECT j.key, a.state, q.name
+FROM json_each(?1) j CROSS JOIN archive a ON a.message_id = j.value CROSS JOIN queues q ON q.id = a.queue_id`
+	sqlForgiveAttempts = `UPDATE messages SET attempts = 0 WHERE id IN (SELECT value FROM json_each(?1))`
+	sqlReplay          = `
+INSERT INTO ready (queue_id, priority, message_id, ready_at)
+SELECT m.queue_id, m.priority, m.id, ?2 FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value`
 )
 
 func (a archive) Replay(ctx context.Context, ids ...int64) ([]error, error) {
@@ -245,7 +233,6 @@ func (d *database) replay(ctx context.Context, ids []int64, check func(*tx) erro
 		var back idList
 		var i int
 		var state store.State
-		var queue int64
 		var name string
 		err := t.rows(sqlDeadLetters, []any{jsonIDs(ids)}, scanInto(func() {
 			switch {
@@ -254,10 +241,9 @@ func (d *database) replay(ctx context.Context, ids []int64, check func(*tx) erro
 			case !slices.Contains(ids[:i], ids[i]): // a second time it is in the archive no more
 				errs[i] = nil
 				back.add(ids[i])
-				delete(t.w.marks, queue)
 				t.wake(name)
 			}
-		}, &i, &state, &queue, &name))
+		}, &i, &state, &name))
 		if err != nil {
 			return err
 		}
@@ -267,8 +253,7 @@ func (d *database) replay(ctx context.Context, ids []int64, check func(*tx) erro
 		if _, err := t.exec(sqlReplay, back.json(), t.now); err != nil {
 			return err
 		}
-		_, err = t.exec(sqlDeleteArchived, back.json())
-		return err
+		return t.each([]any{back.json()}, sqlForgiveAttempts, sqlDeleteArchived)
 	})
 	return errs, err
 }

@@ -31,45 +31,25 @@ func (d *database) Consumer(ctx context.Context, queue string, opts store.Worker
 
 func (c *consumer) Queue() string { return c.queue }
 
-// mark is a place in a queue's order of leasing.
-type mark struct{ priority, id int64 }
-
-// lowWaterMarks tell for each queue up to where nothing is ready, so that a
-// claim need not step over all that is leased before it. Whatever may make a
-// message ready below a mark takes the mark away, and so does any write of
-// another process.
-type lowWaterMarks map[int64]mark
-
-// lower takes the mark away if a new message of that priority stands below it.
-func (l lowWaterMarks) lower(queue int64, priority int) {
-	if m, found := l[queue]; found && int64(priority) < m.priority {
-		delete(l, queue)
-	}
-}
-
-func (l lowWaterMarks) of(queue int64) mark {
-	if m, found := l[queue]; found {
-		return m
-	}
-	return mark{priority: store.MinPriority - 1}
-}
-
 const (
 	sqlConsumerQueue = `
 SELECT w.state, q.id, q.max_attempts, EXISTS (SELECT 1 FROM claims WHERE queue_id = q.id AND expires_at <= ?2)
 FROM workers w LEFT JOIN queues q ON q.name = w.queue
 WHERE w.id = ?1`
 	sqlNextReady = `
-SELECT m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
-FROM messages m INDEXED BY messages_order
-WHERE m.queue_id = ?1 AND m.priority >= ?2 AND (m.priority > ?2 OR m.id > ?3)
-    AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.message_id = m.id)
-ORDER BY m.priority, m.id
-LIMIT ?4 + 0`
+SELECT m.id, m.attempts, m.priority, m.enqueued_at, x.ready_at, m.headers, m.payload
+FROM ready x CROSS JOIN messages m ON m.id = x.message_id
+WHERE x.queue_id = ?1
+ORDER BY x.priority, x.message_id
+LIMIT ?2 + 0`
 	sqlInsertClaim = `
 INSERT INTO claims (worker_id, claim, queue_id, held, leased_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
+	// What is leased is the first of what is ready, up to the last message.
+	whereFirst      = `WHERE queue_id = ?1 AND (priority, message_id) <= (?2, ?3)`
 	sqlInsertLeases = `
-INSERT INTO leases (message_id, worker_id, claim) SELECT value, ?2, ?3 FROM json_each(?1)`
+INSERT INTO leases (message_id, worker_id, claim, queue_id, ready_at)
+SELECT message_id, ?4, ?5, queue_id, ready_at FROM ready ` + whereFirst
+	sqlTakeReady = `DELETE FROM ready ` + whereFirst
 )
 
 func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
@@ -127,26 +107,28 @@ func (c *consumer) dequeue(t *tx, leased []store.LeasedMessage, limit int, lease
 		}
 		return leased, errNothing
 	}
-	var ids idList
 	for i := range leased {
 		leased[i].MaxAttempts = int(maxAttempts.Int64)
-		ids.add(leased[i].ID)
 	}
-	if _, err := t.exec(sqlInsertClaim, c.id, fence.Claim, queue.Int64, len(leased), t.now, t.now+micros(lease)); err != nil {
-		return nil, err
+	return leased, t.lease(leased, queue.Int64, t.now+micros(lease))
+}
+
+// lease takes messages that are the first of a queue out of those that are ready.
+func (t *tx) lease(leased []store.LeasedMessage, queue, until int64) error {
+	fence, last := leased[0].Lease, leased[len(leased)-1]
+	if _, err := t.exec(sqlInsertClaim, fence.Worker, fence.Claim, queue, len(leased), t.now, until); err != nil {
+		return err
 	}
-	if _, err := t.exec(sqlInsertLeases, ids.json(), c.id, fence.Claim); err != nil {
-		return nil, err
+	if _, err := t.exec(sqlInsertLeases, queue, last.Priority, last.ID, fence.Worker, fence.Claim); err != nil {
+		return err
 	}
-	last := leased[len(leased)-1]
-	t.w.marks[queue.Int64] = mark{int64(last.Priority), last.ID}
-	return leased, nil
+	_, err := t.exec(sqlTakeReady, queue, last.Priority, last.ID)
+	return err
 }
 
 // next appends the next ready messages of a queue.
 func (t *tx) next(leased []store.LeasedMessage, fence store.Lease, queue int64, limit int) ([]store.LeasedMessage, error) {
-	from := t.w.marks.of(queue)
-	err := t.rows(sqlNextReady, []any{queue, from.priority, from.id, limit}, func(rows *sql.Rows) error {
+	err := t.rows(sqlNextReady, []any{queue, limit}, func(rows *sql.Rows) error {
 		m := store.LeasedMessage{Lease: fence}
 		var attempts int
 		var enqueued, ready int64

@@ -306,6 +306,7 @@ func TestLostClaim(t *testing.T) {
 	}
 	first := take()
 	other := raw(t, path)
+	execute(t, other, "INSERT INTO ready SELECT l.queue_id, m.priority, m.id, l.ready_at FROM leases l JOIN messages m ON m.id = l.message_id")
 	execute(t, other, "DELETE FROM leases")
 	execute(t, other, "DELETE FROM claims")
 	second := take()

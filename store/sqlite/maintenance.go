@@ -40,13 +40,19 @@ const (
 	whereClaimed = `(?1 = 0 OR c.queue_id = ?1) AND (?2 IS NULL OR c.worker_id IN (SELECT value FROM json_each(?2))) AND c.expires_at <= ?3`
 
 	sqlClaimedQueues = `
-SELECT q.id, q.name, sum(c.held) FROM claims c JOIN queues q ON q.id = c.queue_id
+SELECT q.name, sum(c.held) FROM claims c JOIN queues q ON q.id = c.queue_id
 WHERE ` + whereClaimed + ` GROUP BY q.id`
 	sqlClaimedStarted = `
 SELECT m.id, m.attempts, q.max_attempts, m.errors, l.worker_id
 FROM leases l CROSS JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim
     CROSS JOIN messages m ON m.id = l.message_id CROSS JOIN queues q ON q.id = m.queue_id
 WHERE l.started AND ` + whereClaimed
+	sqlReadyClaimed = `
+INSERT INTO ready (queue_id, priority, message_id, ready_at)
+SELECT m.queue_id, m.priority, m.id, l.ready_at
+FROM leases l CROSS JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim CROSS JOIN messages m ON m.id = l.message_id
+WHERE ` + whereClaimed + `
+ORDER BY 1, 2, 3`
 	sqlEndClaimedLeases = `
 DELETE FROM leases WHERE EXISTS (
     SELECT 1 FROM claims c WHERE c.worker_id = leases.worker_id AND c.claim = leases.claim AND ` + whereClaimed + `)`
@@ -57,13 +63,12 @@ DELETE FROM leases WHERE EXISTS (
 // attempt, and are dead if it was the last, unless the choice spares them.
 func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 	args := []any{which.queue, which.by, which.until}
-	var queue, n int64
+	var n int64
 	var name string
 	err = t.rows(sqlClaimedQueues, args, scanInto(func() {
 		given.Ready += n
-		delete(t.w.marks, queue)
 		t.wake(name)
-	}, &queue, &name, &n))
+	}, &name, &n))
 	if err != nil || given.Ready == 0 {
 		return given, err
 	}
@@ -73,6 +78,7 @@ func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 			return given, err
 		}
 		var c changes
+		var ended []int64
 		for _, m := range started {
 			state, err := c.fail(m, which.reason, t.now, 0, false)
 			if err != nil {
@@ -82,12 +88,16 @@ func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 				given.Dead++
 				given.Ready--
 			}
+			ended = append(ended, m.id)
 		}
 		if err := c.write(t); err != nil {
 			return given, err
 		}
+		if err := t.deleteIDs(ended, leasesOfMessages); err != nil {
+			return given, err
+		}
 	}
-	return given, t.each(args, sqlEndClaimedLeases, sqlEndClaimed)
+	return given, t.each(args, sqlReadyClaimed, sqlEndClaimedLeases, sqlEndClaimed)
 }
 
 // releaseAll gives back all that a worker holds and returns how many.
@@ -167,13 +177,13 @@ func (a *admin) ReclaimSlot(ctx context.Context, slot string) (store.GivenBack, 
 const (
 	sqlNextDue = `SELECT min((SELECT min(due_at) FROM delayed WHERE queue_id = q.id)) FROM queues q`
 	sqlDue     = `
-SELECT d.id, q.id, q.name FROM queues q CROSS JOIN delayed d INDEXED BY delayed_due ON d.queue_id = q.id
+SELECT d.message_id, q.name FROM queues q CROSS JOIN delayed d INDEXED BY delayed_due ON d.queue_id = q.id
 WHERE d.due_at <= ?1 LIMIT ?2 + 0`
 	// A message has waited since it was due, not since it was moved.
 	sqlPromote = `
-INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, ready_at, headers, errors, payload)
-SELECT id, queue_id, priority, attempts, enqueued_at, due_at, headers, errors, payload
-FROM delayed WHERE id IN (SELECT value FROM json_each(?1))`
+INSERT INTO ready (queue_id, priority, message_id, ready_at)
+SELECT m.queue_id, m.priority, m.id, d.due_at
+FROM json_each(?1) j CROSS JOIN delayed d ON d.message_id = j.value CROSS JOIN messages m ON m.id = d.message_id`
 )
 
 func (a *admin) Promote(ctx context.Context, limit int) (moved int64, next time.Duration, err error) {
@@ -208,13 +218,12 @@ func (a *admin) nextDue(ctx context.Context) (time.Duration, error) {
 func (a *admin) promote(ctx context.Context, limit int) (moved int64, err error) {
 	err = a.d.write(ctx, flushed, func(t *tx) error {
 		var ids idList
-		var id, queue int64
+		var id int64
 		var name string
 		err := t.rows(sqlDue, []any{t.now, limit}, scanInto(func() {
 			ids.add(id)
-			delete(t.w.marks, queue)
 			t.wake(name)
-		}, &id, &queue, &name))
+		}, &id, &name))
 		if err != nil {
 			return err
 		}
@@ -231,7 +240,7 @@ func (a *admin) promote(ctx context.Context, limit int) (moved int64, err error)
 }
 
 const sqlExpired = `
-SELECT a.id FROM queues q JOIN json_each('["done", "cancelled"]') s
+SELECT a.message_id FROM queues q JOIN json_each('["done", "cancelled"]') s
     CROSS JOIN archive a INDEXED BY archive_state ON a.queue_id = q.id AND a.state = s.value
 WHERE q.retention >= 0 AND a.finished_at < ?1 - q.retention
 LIMIT ?2 + 0`
@@ -241,7 +250,7 @@ func (a *admin) PurgeExpired(ctx context.Context, limit int) (purged int64, err 
 		return 0, fmt.Errorf("purge what is past its retention: limit %d is not positive: %w", limit, store.ErrInvalid)
 	}
 	err = a.d.write(ctx, flushed, func(t *tx) (err error) {
-		purged, err = t.deleteFound(sqlExpired, []any{t.now, limit}, sqlDeleteArchived)
+		purged, err = t.deleteFound(sqlExpired, []any{t.now, limit}, allOfArchived)
 		return err
 	})
 	if err != nil {

@@ -15,27 +15,37 @@ import (
 // messages is the table of messages that are not finished.
 type messages struct{ d *database }
 
-// With each row an id's place after the batch's first, a queue, a priority,
-// the time it is ready, and where headers and payload are in the texts.
-const withNew = `
-WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
-f(id, queue_id, priority, at, headers, payload) AS (
-    SELECT ?4 + CAST(substr(?2, i*160 + 1, 20) AS INTEGER), CAST(substr(?2, i*160 + 21, 20) AS INTEGER),
-        CAST(substr(?2, i*160 + 41, 20) AS INTEGER), CAST(substr(?2, i*160 + 61, 20) AS INTEGER),
-        NULLIF(CAST(substr(?3, CAST(substr(?2, i*160 + 81, 20) AS INTEGER), CAST(substr(?2, i*160 + 101, 20) AS INTEGER)) AS TEXT), ''),
-        CAST(substr(?3, CAST(substr(?2, i*160 + 121, 20) AS INTEGER), CAST(substr(?2, i*160 + 141, 20) AS INTEGER)) AS TEXT)
-    FROM r)`
-
 const (
 	// One update takes the ids of a batch; the last one is returned.
 	sqlTakeIDs = `UPDATE message_ids SET last = last + ?1 RETURNING last`
 
-	sqlInsertMessages = withNew + `
-INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, ready_at, headers, payload)
-SELECT id, queue_id, priority, 0, ?5, at, headers, payload FROM f`
-	sqlInsertDelayed = withNew + `
-INSERT INTO delayed (id, queue_id, priority, attempts, enqueued_at, due_at, headers, payload)
-SELECT id, queue_id, priority, 0, ?5, at, headers, payload FROM f`
+	// With each row a queue, a priority, where in the texts the headers begin,
+	// which the payload follows, and the lengths of both. The ids are in order.
+	sqlInsertMessages = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(i, queue_id, priority, at, headers_len, payload_len) AS (
+    SELECT i, CAST(substr(?2, i*100 + 1, 20) AS INTEGER), CAST(substr(?2, i*100 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 41, 20) AS INTEGER), CAST(substr(?2, i*100 + 61, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 81, 20) AS INTEGER)
+    FROM r)
+INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, headers, payload)
+SELECT ?4 + i, queue_id, priority, 0, ?5, CASE WHEN headers_len > 0 THEN CAST(substr(?3, at, headers_len) AS TEXT) END,
+    CAST(substr(?3, at + headers_len, payload_len) AS TEXT)
+FROM f`
+
+	// With each row an id, a queue, and when it is due.
+	sqlInsertDelayed = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1)
+INSERT INTO delayed (message_id, queue_id, due_at)
+SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
+    CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
+FROM r`
+
+	// What of a new batch is not delayed is ready.
+	sqlInsertReady = `
+INSERT INTO ready (queue_id, priority, message_id, ready_at)
+SELECT queue_id, priority, id, ?3 FROM messages WHERE id BETWEEN ?1 AND ?2`
+	sqlInsertReadyRest = sqlInsertReady + ` AND NOT EXISTS (SELECT 1 FROM delayed WHERE message_id = messages.id)`
 )
 
 // insert stores messages whose queues' ids are given, and returns their ids.
@@ -49,14 +59,13 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 	}
 	first := last - int64(len(msgs)) + 1
 	ids := make([]int64, len(msgs))
-	var ready, delayed records
+	var all, delayed records
 	var text texts
-	for i, m := range msgs {
+	all.grow(len(msgs), 5)
+	text.grow(payloadBytes(msgs))
+	for i := range msgs {
+		m := &msgs[i]
 		ids[i] = first + int64(i)
-		to, at := &ready, t.now
-		if m.Delay > 0 {
-			to, at = &delayed, t.now+micros(m.Delay)
-		}
 		var headers []byte
 		if len(m.Headers) > 0 {
 			var err error
@@ -64,26 +73,40 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 				return nil, err
 			}
 		}
-		headersAt, headersLen := text.add(headers)
-		payloadAt, payloadLen := text.add(m.Payload)
-		to.add(int64(i), queue[m.Queue], int64(m.Priority), at, headersAt, headersLen, payloadAt, payloadLen)
-		t.w.marks.lower(queue[m.Queue], m.Priority)
+		at, headersLen := text.add(headers)
+		_, payloadLen := text.add(m.Payload)
+		all.add(queue[m.Queue], int64(m.Priority), at, headersLen, payloadLen)
+		if m.Delay > 0 {
+			delayed.add(ids[i], queue[m.Queue], t.now+micros(m.Delay))
+		}
 		if i == 0 || m.Queue != msgs[i-1].Queue {
 			t.wake(m.Queue)
 		}
 	}
-	for _, into := range []struct {
-		statement string
-		rows      records
-	}{{sqlInsertMessages, ready}, {sqlInsertDelayed, delayed}} {
-		if into.rows.n == 0 {
-			continue
-		}
-		if _, err := t.exec(into.statement, into.rows.n, into.rows.buf, text.buf, first, t.now); err != nil {
-			return nil, err
-		}
+	if _, err := t.exec(sqlInsertMessages, all.n, all.buf, text.buf, first, t.now); err != nil {
+		return nil, err
 	}
-	return ids, nil
+	return ids, t.place(first, last, delayed)
+}
+
+// place puts new messages on their places: some are delayed, the others ready.
+func (t *tx) place(first, last int64, delayed records) error {
+	ready := sqlInsertReady
+	if delayed.n > 0 {
+		if _, err := t.exec(sqlInsertDelayed, delayed.n, delayed.buf); err != nil {
+			return err
+		}
+		ready = sqlInsertReadyRest
+	}
+	_, err := t.exec(ready, first, last, t.now)
+	return err
+}
+
+func payloadBytes(msgs []store.NewMessage) (n int) {
+	for i := range msgs {
+		n += len(msgs[i].Payload)
+	}
+	return n
 }
 
 // queuesOf finds the queues of messages; a missing one is the error of the
@@ -166,10 +189,7 @@ func (m messages) Insert(ctx context.Context, msgs []store.NewMessage) ([]int64,
 	return ids, nil
 }
 
-const sqlGetMessage = `
-SELECT ` + columnsLive + fromLive + ` WHERE m.id = ?1
-UNION ALL SELECT ` + columnsDelayed + fromDelayed + ` WHERE m.id = ?1
-UNION ALL SELECT ` + columnsArchive + fromArchive + ` WHERE m.id = ?1`
+const sqlGetMessage = `SELECT ` + columnsMessage + fromMessage + ` WHERE m.id = ?1`
 
 func (m messages) Get(ctx context.Context, id int64) (store.Message, error) {
 	msg, err := m.d.oneMessage(ctx, sqlGetMessage, id)
@@ -194,32 +214,26 @@ func (d *database) oneMessage(ctx context.Context, query string, id int64) (msg 
 // One page of a queue's messages, by id. The ids are found in an index, and
 // only the page's rows are read.
 const (
-	sqlListReady = `
-SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
-    SELECT x.id FROM messages x INDEXED BY messages_order
-    WHERE x.queue_id = ?1 AND x.id > ?2 AND NOT EXISTS (SELECT 1 FROM leases WHERE message_id = x.id)
-    ORDER BY x.id LIMIT ?3 + 0)
+	pageOfMessages = `SELECT ` + columnsMessage + fromMessage + ` WHERE m.id IN (`
+
+	sqlListReady = pageOfMessages + `
+    SELECT message_id FROM ready WHERE queue_id = ?1 AND message_id > ?2 ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
-	sqlListLeased = `
-SELECT ` + columnsLive + fromLive + ` WHERE m.id IN (
-    SELECT x.id FROM leases y CROSS JOIN messages x ON x.id = y.message_id
-    WHERE x.queue_id = ?1 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3 + 0)
+	sqlListLeased = pageOfMessages + `
+    SELECT message_id FROM leases WHERE queue_id = ?1 AND message_id > ?2 ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
-	sqlListDelayed = `
-SELECT ` + columnsDelayed + fromDelayed + ` WHERE m.id IN (
-    SELECT x.id FROM delayed x INDEXED BY delayed_due WHERE x.queue_id = ?1 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3 + 0)
+	sqlListDelayed = pageOfMessages + `
+    SELECT message_id FROM delayed INDEXED BY delayed_due WHERE queue_id = ?1 AND message_id > ?2
+    ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
-	sqlListArchived = `
-SELECT ` + columnsArchive + fromArchive + ` WHERE m.id IN (
-    SELECT x.id FROM archive x INDEXED BY archive_state WHERE x.queue_id = ?1 AND x.state = ?4 AND x.id > ?2
-    ORDER BY x.id LIMIT ?3 + 0)
+	sqlListArchived = pageOfMessages + `
+    SELECT message_id FROM archive INDEXED BY archive_state WHERE queue_id = ?1 AND state = ?4 AND message_id > ?2
+    ORDER BY message_id LIMIT ?3 + 0)
 ORDER BY m.id`
 )
 
 const (
-	sqlCountLive     = `SELECT count(*) FROM messages WHERE queue_id = ?1`
+	sqlCountReady    = `SELECT count(*) FROM ready WHERE queue_id = ?1`
 	sqlCountLeased   = `SELECT coalesce(sum(held), 0) FROM claims WHERE queue_id = ?1`
 	sqlCountDelayed  = `SELECT count(*) FROM delayed WHERE queue_id = ?1`
 	sqlCountArchived = `SELECT count(*) FROM archive WHERE queue_id = ?1 AND state = ?2`
@@ -287,12 +301,7 @@ func countMessages(q querier, queue int64, state store.State) (n int64, err erro
 	case store.Leased:
 		err = q.row(sqlCountLeased, []any{queue}, &n)
 	case store.Ready:
-		var leased int64
-		if leased, err = countMessages(q, queue, store.Leased); err != nil {
-			return 0, err
-		}
-		err = q.row(sqlCountLive, []any{queue}, &n)
-		n -= leased
+		err = q.row(sqlCountReady, []any{queue}, &n)
 	default:
 		err = q.row(sqlCountArchived, []any{queue, state}, &n)
 	}
@@ -370,7 +379,10 @@ func (m messages) Delete(ctx context.Context, id int64) error {
 		if err := places[0].movable(); err != nil {
 			return err
 		}
-		return t.each([]any{jsonIDs([]int64{id})}, sqlDeleteMessages, sqlDeleteDelayed, sqlDeleteSteps, sqlDeleteRuns)
+		if err := t.each([]any{jsonIDs([]int64{id})}, sqlDeleteReady, sqlDeleteDelayed); err != nil {
+			return err
+		}
+		return t.deleteIDs([]int64{id}, allOfMessages)
 	})
 	if err != nil {
 		return fmt.Errorf("delete message %d: %w", id, err)

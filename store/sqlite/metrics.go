@@ -17,21 +17,19 @@ const (
 	// stepping from one to the next.
 	sqlOldestReady = `
 WITH RECURSIVE p(priority) AS (
-    SELECT min(priority) FROM messages WHERE queue_id = ?1
+    SELECT min(priority) FROM ready WHERE queue_id = ?1
     UNION ALL
-    SELECT (SELECT min(priority) FROM messages WHERE queue_id = ?1 AND priority > p.priority) FROM p WHERE p.priority IS NOT NULL)
+    SELECT (SELECT min(priority) FROM ready WHERE queue_id = ?1 AND priority > p.priority) FROM p WHERE p.priority IS NOT NULL)
 SELECT min((
-    SELECT m.ready_at FROM messages m
-    WHERE m.queue_id = ?1 AND m.priority = p.priority AND NOT EXISTS (SELECT 1 FROM leases WHERE message_id = m.id)
-    ORDER BY m.id LIMIT 1))
+    SELECT m.ready_at FROM ready m WHERE m.queue_id = ?1 AND m.priority = p.priority ORDER BY m.message_id LIMIT 1))
 FROM p WHERE p.priority IS NOT NULL`
 
 	// The first rows in an index's order: how many, from where to where, and
 	// where the last row of all is. At the limit that gives an estimate.
-	sqlSampleLive = `
-SELECT count(*), min(id), max(id),
-    (SELECT id FROM messages WHERE queue_id = ?1 ORDER BY priority DESC, id DESC LIMIT 1)
-FROM (SELECT id FROM messages WHERE queue_id = ?1 ORDER BY priority, id LIMIT ?2 + 0)`
+	sqlSampleReady = `
+SELECT count(*), min(message_id), max(message_id),
+    (SELECT message_id FROM ready WHERE queue_id = ?1 ORDER BY priority DESC, message_id DESC LIMIT 1)
+FROM (SELECT message_id FROM ready WHERE queue_id = ?1 ORDER BY priority, message_id LIMIT ?2 + 0)`
 	sqlSampleDelayed = `
 SELECT count(*), min(due_at), max(due_at), (SELECT max(due_at) FROM delayed WHERE queue_id = ?1)
 FROM (SELECT due_at FROM delayed WHERE queue_id = ?1 ORDER BY due_at LIMIT ?2 + 0)`
@@ -55,7 +53,7 @@ func sampled(q querier, queue int64, state store.State) (int64, bool, error) {
 	case store.Leased:
 		return exact(q, queue, state)
 	case store.Ready:
-		query, args = sqlSampleLive, args[:2]
+		query, args = sqlSampleReady, args[:2]
 	case store.Delayed:
 		query, args = sqlSampleDelayed, args[:2]
 	}
@@ -68,13 +66,6 @@ func sampled(q querier, queue int64, state store.State) (int64, bool, error) {
 	if estimated {
 		// As if the rest were as dense as what was counted.
 		n = int64(float64(n) * float64(last.Int64-first.Int64+1) / float64(reached.Int64-first.Int64+1))
-	}
-	if state == store.Ready {
-		leased, err := countMessages(q, queue, store.Leased)
-		if err != nil {
-			return 0, false, err
-		}
-		n = max(0, n-leased)
 	}
 	return n, estimated, nil
 }

@@ -162,19 +162,21 @@ func (q queues) Count(ctx context.Context) (n int64, err error) {
 
 const (
 	sqlQueueHolds = `
-SELECT (SELECT count(*) FROM messages WHERE queue_id = ?1),
+SELECT (SELECT count(*) FROM ready WHERE queue_id = ?1),
     (SELECT count(*) FROM delayed WHERE queue_id = ?1),
     (SELECT count(*) FROM archive WHERE queue_id = ?1),
     (SELECT count(*) FROM workers WHERE kind = 'consumer' AND queue = ?2 AND state <> 'stopped'),
     (SELECT coalesce(sum(held), 0) FROM claims WHERE queue_id = ?1)`
 
-	sqlDeleteQueueSteps = `
-DELETE FROM steps WHERE run_id IN (
-    SELECT id FROM messages WHERE queue_id = ?1
-    UNION ALL SELECT id FROM delayed WHERE queue_id = ?1
-    UNION ALL SELECT id FROM archive WHERE queue_id = ?1)`
+	// The messages of a queue of which none is leased.
+	queueIDsOf = `
+    SELECT message_id FROM ready WHERE queue_id = ?1
+    UNION ALL SELECT message_id FROM delayed WHERE queue_id = ?1
+    UNION ALL SELECT message_id FROM archive WHERE queue_id = ?1`
+	sqlDeleteQueueSteps    = `DELETE FROM steps WHERE run_id IN (` + queueIDsOf + `)`
 	sqlDeleteQueueRuns     = `DELETE FROM runs WHERE queue_id = ?1`
-	sqlDeleteQueueMessages = `DELETE FROM messages WHERE queue_id = ?1`
+	sqlDeleteQueueMessages = `DELETE FROM messages WHERE id IN (` + queueIDsOf + `)`
+	sqlDeleteQueueReady    = `DELETE FROM ready WHERE queue_id = ?1`
 	sqlDeleteQueueDelayed  = `DELETE FROM delayed WHERE queue_id = ?1`
 	sqlDeleteQueueArchive  = `DELETE FROM archive WHERE queue_id = ?1`
 	sqlDeleteQueue         = `DELETE FROM queues WHERE id = ?1`
@@ -190,21 +192,20 @@ func (q queues) Delete(ctx context.Context, name string, force bool) error {
 		if _, err := t.giveBack(runOut(queue.ID, t.now)); err != nil {
 			return err
 		}
-		var messages, delayed, archived, consumers, leased int64
-		err = t.row(sqlQueueHolds, []any{queue.ID, name}, &messages, &delayed, &archived, &consumers, &leased)
+		var ready, delayed, archived, consumers, leased int64
+		err = t.row(sqlQueueHolds, []any{queue.ID, name}, &ready, &delayed, &archived, &consumers, &leased)
 		if err != nil {
 			return err
 		}
 		if force && leased > 0 {
 			return fmt.Errorf("%d of its messages are leased; suspend its consumers and release them first: %w", leased, store.ErrLeased)
 		}
-		if !force && messages+delayed+archived+consumers > 0 {
+		if messages := ready + leased; !force && messages+delayed+archived+consumers > 0 {
 			return fmt.Errorf("it holds %s: %w", holds(messages, delayed, archived, consumers), store.ErrNotEmpty)
 		}
-		delete(t.w.marks, queue.ID)
 		t.wake(name)
 		return t.each([]any{queue.ID}, sqlDeleteQueueSteps, sqlDeleteQueueRuns, sqlDeleteQueueMessages,
-			sqlDeleteQueueDelayed, sqlDeleteQueueArchive, sqlDeleteQueue)
+			sqlDeleteQueueReady, sqlDeleteQueueDelayed, sqlDeleteQueueArchive, sqlDeleteQueue)
 	})
 	if err != nil {
 		return fmt.Errorf("delete queue %s: %w", name, err)
@@ -243,16 +244,16 @@ const (
 	sqlLastID = `SELECT last FROM message_ids`
 	// What is to be purged: ready and delayed messages up to an id.
 	sqlPurgeIDs = `
-SELECT id FROM (
-    SELECT id FROM messages m WHERE queue_id = ?1 AND id <= ?2
-        AND NOT EXISTS (SELECT 1 FROM leases WHERE message_id = m.id)
-    UNION ALL SELECT id FROM delayed WHERE queue_id = ?1 AND id <= ?2)
+SELECT message_id FROM (
+    SELECT message_id FROM ready WHERE queue_id = ?1 AND message_id <= ?2
+    UNION ALL SELECT message_id FROM delayed WHERE queue_id = ?1 AND message_id <= ?2)
 LIMIT ?3 + 0`
-	sqlDeleteMessages = `DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))`
-	sqlDeleteDelayed  = `DELETE FROM delayed WHERE id IN (SELECT value FROM json_each(?1))`
-	sqlDeleteArchived = `DELETE FROM archive WHERE id IN (SELECT value FROM json_each(?1))`
-	sqlDeleteSteps    = `DELETE FROM steps WHERE run_id IN (SELECT value FROM json_each(?1))`
-	sqlDeleteRuns     = `DELETE FROM runs WHERE run_id IN (SELECT value FROM json_each(?1))`
+	// Before the messages themselves.
+	sqlDeleteReady = `
+DELETE FROM ready WHERE (queue_id, priority, message_id) IN (
+    SELECT m.queue_id, m.priority, m.id FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value)`
+	sqlDeleteDelayed  = `DELETE FROM delayed WHERE message_id IN (SELECT value FROM json_each(?1))`
+	sqlDeleteArchived = `DELETE FROM archive WHERE message_id IN (SELECT value FROM json_each(?1))`
 )
 
 func (q queues) Purge(ctx context.Context, name string) (purged int64, err error) {
@@ -264,7 +265,7 @@ func (q queues) Purge(ctx context.Context, name string) (purged int64, err error
 			if err != nil {
 				return 0, err
 			}
-			return t.deleteFound(sqlPurgeIDs, []any{queue.ID, last, limit}, sqlDeleteMessages, sqlDeleteDelayed)
+			return t.deleteFound(sqlPurgeIDs, []any{queue.ID, last, limit}, allOfMessages, sqlDeleteReady, sqlDeleteDelayed)
 		})
 	}
 	if err != nil {
@@ -290,9 +291,9 @@ func (d *database) inBatches(ctx context.Context, limit int, fn func(t *tx, limi
 	}
 }
 
-// deleteFound deletes the messages that find lists, with their runs and steps,
+// deleteFound deletes the messages that find lists, first by these statements,
 // and returns how many it listed.
-func (t *tx) deleteFound(find string, args []any, deletes ...string) (int64, error) {
+func (t *tx) deleteFound(find string, args []any, from []byID, deletes ...string) (int64, error) {
 	var ids []int64
 	if err := t.rows(find, args, collect(&ids)); err != nil {
 		return 0, err
@@ -300,5 +301,10 @@ func (t *tx) deleteFound(find string, args []any, deletes ...string) (int64, err
 	if len(ids) == 0 {
 		return 0, errNothing
 	}
-	return int64(len(ids)), t.each([]any{jsonIDs(ids)}, append(deletes, sqlDeleteSteps, sqlDeleteRuns)...)
+	if len(deletes) > 0 {
+		if err := t.each([]any{jsonIDs(ids)}, deletes...); err != nil {
+			return 0, err
+		}
+	}
+	return int64(len(ids)), t.deleteIDs(ids, from)
 }

@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -21,26 +23,40 @@ type records struct {
 
 const fieldWidth = 20
 
+// grow makes room for n rows of so many fields.
+func (r *records) grow(n, fields int) { r.buf = slices.Grow(r.buf, n*fields*fieldWidth) }
+
+const zeros = "00000000000000000000"
+
 func (r *records) add(fields ...int64) {
 	r.n++
 	for _, f := range fields {
-		var digits [fieldWidth]byte
-		text := strconv.AppendInt(digits[:0], f, 10)
-		pad := fieldWidth - len(text)
+		end := len(r.buf) + fieldWidth
+		r.buf = append(r.buf, zeros...)
 		if f < 0 {
-			r.buf = append(r.buf, '-')
-			text = text[1:]
+			r.buf[end-fieldWidth] = '-'
 		}
-		for range pad {
-			r.buf = append(r.buf, '0')
+		for digits, at := magnitude(f), end; digits > 0; digits /= 10 {
+			at--
+			r.buf[at] = '0' + byte(digits%10)
 		}
-		r.buf = append(r.buf, text...)
 	}
+}
+
+// magnitude is the number without its sign, also of the smallest.
+func magnitude(n int64) uint64 {
+	if n < 0 {
+		return -uint64(n)
+	}
+	return uint64(n)
 }
 
 // texts is the strings of a batch, one after the other, as one parameter. SQL
 // cuts them out by the place and length that add returns.
 type texts struct{ buf []byte }
+
+// grow makes room for n bytes.
+func (t *texts) grow(n int) { t.buf = slices.Grow(t.buf, n) }
 
 // add returns the place, from 1, and the length.
 func (t *texts) add(s []byte) (at, length int64) {
@@ -86,8 +102,16 @@ f(i, id, worker_id, claim) AS (
     FROM r)`
 
 const (
-	sqlCountHeld = withLeases + `
-SELECT count(*) FROM f CROSS JOIN leases l ON l.message_id = f.id AND l.worker_id = f.worker_id AND l.claim = f.claim`
+	// With each row the first and the last id of a run of leases, and their
+	// worker and claim.
+	sqlCountHeld = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(lo, hi, worker_id, claim) AS (
+    SELECT CAST(substr(?2, i*80 + 1, 20) AS INTEGER), CAST(substr(?2, i*80 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*80 + 41, 20) AS INTEGER), CAST(substr(?2, i*80 + 61, 20) AS INTEGER)
+    FROM r)
+SELECT count(*) FROM f
+    CROSS JOIN leases l ON l.message_id BETWEEN f.lo AND f.hi AND +l.worker_id = f.worker_id AND +l.claim = f.claim`
 	sqlListHeld = withLeases + `
 SELECT f.i FROM f CROSS JOIN leases l ON l.message_id = f.id AND l.worker_id = f.worker_id AND l.claim = f.claim`
 )
@@ -98,12 +122,9 @@ func held(q querier, leases []store.Lease) ([]bool, error) {
 	if len(leases) == 0 {
 		return is, nil
 	}
-	var rec records
-	for _, l := range leases {
-		rec.add(l.ID, l.Worker, l.Claim)
-	}
+	runs := leaseRuns(leases)
 	var count int
-	if err := q.row(sqlCountHeld, []any{rec.n, rec.buf}, &count); err != nil {
+	if err := q.row(sqlCountHeld, []any{runs.n, runs.buf}, &count); err != nil {
 		return nil, err
 	}
 	if count == len(leases) {
@@ -115,6 +136,106 @@ func held(q querier, leases []store.Lease) ([]bool, error) {
 	if count == 0 {
 		return is, nil
 	}
+	var rec records
+	for _, l := range leases {
+		rec.add(l.ID, l.Worker, l.Claim)
+	}
 	var i int
 	return is, q.rows(sqlListHeld, []any{rec.n, rec.buf}, scanInto(func() { is[i] = true }, &i))
+}
+
+// leaseRuns is leases as runs of ids that follow one another, under one claim:
+// few, for most of a claim is settled together.
+func leaseRuns(leases []store.Lease) (runs records) {
+	byID := func(a, b store.Lease) int { return cmp.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(leases, byID) {
+		leases = slices.Clone(leases)
+		slices.SortFunc(leases, byID)
+	}
+	first := leases[0]
+	for i, l := range leases {
+		if i+1 < len(leases) && leases[i+1] == (store.Lease{Worker: l.Worker, Claim: l.Claim, ID: l.ID + 1}) {
+			continue
+		}
+		runs.add(first.ID, l.ID, l.Worker, l.Claim)
+		if i+1 < len(leases) {
+			first = leases[i+1]
+		}
+	}
+	return runs
+}
+
+// byID is a table that is deleted from by message id: by one run of ids, or by many.
+type byID struct{ run, runs string }
+
+// With each row the first and the last id of a run.
+const withRuns = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(lo, hi) AS (
+    SELECT CAST(substr(?2, i*40 + 1, 20) AS INTEGER), CAST(substr(?2, i*40 + 21, 20) AS INTEGER) FROM r)`
+
+const (
+	sqlDeleteMessageRun  = `DELETE FROM messages WHERE id BETWEEN ?1 AND ?2`
+	sqlDeleteMessageRuns = withRuns + `
+DELETE FROM messages WHERE id IN (SELECT m.id FROM f CROSS JOIN messages m ON m.id BETWEEN f.lo AND f.hi)`
+
+	sqlDeleteLeaseRun  = `DELETE FROM leases WHERE message_id BETWEEN ?1 AND ?2`
+	sqlDeleteLeaseRuns = withRuns + `
+DELETE FROM leases WHERE message_id IN (SELECT l.message_id FROM f CROSS JOIN leases l ON l.message_id BETWEEN f.lo AND f.hi)`
+
+	sqlDeleteArchiveRun  = `DELETE FROM archive WHERE message_id BETWEEN ?1 AND ?2`
+	sqlDeleteArchiveRuns = withRuns + `
+DELETE FROM archive WHERE message_id IN (SELECT a.message_id FROM f CROSS JOIN archive a ON a.message_id BETWEEN f.lo AND f.hi)`
+
+	sqlDeleteStepRun  = `DELETE FROM steps WHERE run_id BETWEEN ?1 AND ?2`
+	sqlDeleteStepRuns = withRuns + `
+DELETE FROM steps WHERE run_id IN (SELECT st.run_id FROM f CROSS JOIN steps st ON st.run_id BETWEEN f.lo AND f.hi)`
+
+	sqlDeleteRunRun  = `DELETE FROM runs WHERE run_id BETWEEN ?1 AND ?2`
+	sqlDeleteRunRuns = withRuns + `
+DELETE FROM runs WHERE run_id IN (SELECT w.run_id FROM f CROSS JOIN runs w ON w.run_id BETWEEN f.lo AND f.hi)`
+)
+
+var (
+	leasesOfMessages = []byID{{sqlDeleteLeaseRun, sqlDeleteLeaseRuns}}
+	// allOfMessages is what is left of a message that stands nowhere any more.
+	allOfMessages = []byID{
+		{sqlDeleteMessageRun, sqlDeleteMessageRuns}, {sqlDeleteStepRun, sqlDeleteStepRuns}, {sqlDeleteRunRun, sqlDeleteRunRuns},
+	}
+	allOfArchived = append([]byID{{sqlDeleteArchiveRun, sqlDeleteArchiveRuns}}, allOfMessages...)
+)
+
+// deleteIDs deletes these messages from tables. Deleting a run of ids costs no
+// look for each one, and most batches are one or few.
+func (t *tx) deleteIDs(ids []int64, from []byID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if !slices.IsSorted(ids) {
+		ids = slices.Clone(ids)
+		slices.Sort(ids)
+	}
+	var runs records
+	first := ids[0]
+	for i, id := range ids {
+		if i+1 < len(ids) && ids[i+1] <= id+1 {
+			continue
+		}
+		runs.add(first, id)
+		if i+1 < len(ids) {
+			first = ids[i+1]
+		}
+	}
+	for _, table := range from {
+		var err error
+		if runs.n == 1 {
+			_, err = t.exec(table.run, ids[0], ids[len(ids)-1])
+		} else {
+			_, err = t.exec(table.runs, runs.n, runs.buf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

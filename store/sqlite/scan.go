@@ -53,24 +53,20 @@ func nullText(b []byte) any {
 	return string(b)
 }
 
-// The columns of a message wherever it is, in the order that scanMessage reads.
+// The columns of a message wherever it is, in the order that scanMessage reads,
+// with the tables of which one tells where that is.
 const (
-	columnsLive = `m.id, q.name, CASE WHEN l.message_id IS NULL THEN 'ready' ELSE 'leased' END, m.priority, m.attempts,
-    m.headers, m.payload, m.errors, m.enqueued_at, NULL, l.worker_id, l.started, c.leased_at, c.expires_at,
-    l.progress, NULL, NULL`
-	fromLive = ` FROM messages m JOIN queues q ON q.id = m.queue_id
-    LEFT JOIN leases l ON l.message_id = m.id
+	columnState = `CASE WHEN l.message_id IS NOT NULL THEN 'leased' WHEN d.message_id IS NOT NULL THEN 'delayed'
+    WHEN a.message_id IS NOT NULL THEN a.state ELSE 'ready' END`
+	fromPlaces = `
+    LEFT JOIN leases l ON l.message_id = m.id LEFT JOIN delayed d ON d.message_id = m.id
+    LEFT JOIN archive a ON a.message_id = m.id`
+
+	columnsMessage = `m.id, q.name, ` + columnState + `, m.priority, m.attempts,
+    m.headers, m.payload, m.errors, m.enqueued_at, d.due_at, coalesce(l.worker_id, a.worker_id), l.started, c.leased_at, c.expires_at,
+    l.progress, a.output, a.finished_at`
+	fromMessage = ` FROM messages m CROSS JOIN queues q ON q.id = m.queue_id` + fromPlaces + `
     LEFT JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim`
-
-	columnsDelayed = `m.id, q.name, 'delayed', m.priority, m.attempts,
-    m.headers, m.payload, m.errors, m.enqueued_at, m.due_at, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL`
-	fromDelayed = ` FROM delayed m JOIN queues q ON q.id = m.queue_id`
-
-	columnsArchive = `m.id, q.name, m.state, m.priority, m.attempts,
-    m.headers, m.payload, m.errors, m.enqueued_at, NULL, m.worker_id, NULL, NULL, NULL,
-    NULL, m.output, m.finished_at`
-	fromArchive = ` FROM archive m JOIN queues q ON q.id = m.queue_id`
 )
 
 // scanner is a row to scan.

@@ -80,7 +80,6 @@ func (s *settlement) write(t *tx) error {
 		return errNothing
 	}
 	if back {
-		clear(t.w.marks)
 		t.wake(s.queue)
 	}
 	if err := s.changes.write(t); err != nil {
@@ -176,8 +175,8 @@ func (s *settlement) apply(o *store.Outcome, found map[int64]attempted, now int6
 	case store.OutcomeDelete:
 		s.changes.delete(o.ID)
 		return "", nil
-	default: // release: the row stays, its lease goes
-		return store.Ready, nil
+	default:
+		return s.changes.release(o.ID), nil
 	}
 }
 

@@ -112,9 +112,11 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 	constants := stringConstants(t)
 	for _, name := range []string{
 		"sqlNextReady", "sqlConsumerQueue", "sqlInsertLeases", "sqlCountHeld", "sqlListHeld", "sqlArchiveLeased",
-		"sqlDelayLeased", "sqlFailLeased", "sqlDeleteMessages", "sqlEndLeases", "sqlLowerHeld", "sqlEndClaims",
+		"sqlDelayLeased", "sqlReadyLeased", "sqlFail", "sqlDeleteMessageRun",
+		"sqlDeleteMessageRuns", "sqlDeleteLeaseRun", "sqlDeleteLeaseRuns", "sqlDeleteStepRuns", "sqlDeleteRunRuns", "sqlTakeReady",
+		"sqlInsertReady", "sqlInsertReadyRest", "sqlArchive", "sqlReplay", "sqlLowerHeld", "sqlEndClaims",
 		"sqlExtendClaims", "sqlMarkStarted", "sqlSetProgress", "sqlInsertMessages", "sqlInsertDelayed",
-		"sqlDue", "sqlNextDue", "sqlPromote", "sqlExpired", "sqlOldestReady", "sqlSampleLive", "sqlSampleDelayed",
+		"sqlDue", "sqlNextDue", "sqlPromote", "sqlExpired", "sqlOldestReady", "sqlSampleReady", "sqlSampleDelayed",
 		"sqlSampleArchived", "sqlGetMessage", "sqlRecordSteps", "sqlAcquireStep",
 	} {
 		query, found := constants[name]
@@ -123,7 +125,7 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 			continue
 		}
 		for _, step := range plan(t, d, query) {
-			for _, table := range []string{"m", "messages", "d", "delayed", "a", "archive", "leases", "l", "steps"} {
+			for _, table := range []string{"m", "messages", "d", "delayed", "a", "archive", "leases", "l", "x", "ready", "st", "steps", "w", "runs"} {
 				if strings.HasPrefix(step, "SCAN "+table) && (step == "SCAN "+table || strings.HasPrefix(step, "SCAN "+table+" ")) {
 					t.Errorf("%s: %s", name, step)
 				}

@@ -20,11 +20,12 @@
 //
 // # Layout
 //
-// A message row is written once and deleted once: to messages (or delayed,
-// until it is due) when it is enqueued, to archive when it is finished. A
-// lease is a narrow row beside it. A batch goes to the database as one blob
-// and a table of numbers (see records), so that each operation is a constant
-// number of statements and a payload's bytes are never touched.
+// A message's row in messages, with the payload, is written when it is enqueued
+// and stays where it is until it is deleted. Where the message stands is a
+// narrow row that moves: from ready (or delayed, until it is due) to leases to
+// archive. A batch goes to the database as one blob and a table of numbers (see
+// records), so that each operation is a constant number of statements and a
+// payload's bytes are never touched.
 //
 // # Statements
 //

@@ -289,7 +289,7 @@ func (w workflows) Delete(ctx context.Context, id int64) error {
 		case !run.State.Archived():
 			return fmt.Errorf("it is %s; cancel it first: %w", run.State, store.ErrInvalid)
 		}
-		return t.each([]any{jsonIDs([]int64{id})}, sqlDeleteArchived, sqlDeleteSteps, sqlDeleteRuns)
+		return t.deleteIDs([]int64{id}, allOfArchived)
 	})
 	if err != nil {
 		return fmt.Errorf("delete run %d: %w", id, err)

@@ -37,7 +37,6 @@ type writer struct {
 	// version is SQLite's data_version as last seen: it changes when another
 	// connection has written.
 	version int64
-	marks   lowWaterMarks
 }
 
 func openWriter(ctx context.Context, path string) (*writer, error) {
@@ -65,7 +64,7 @@ func (w *writer) connect(ctx context.Context) error {
 	if _, err := s.exec(ctx, sqlShortWaits); err != nil {
 		return errors.Join(err, s.close())
 	}
-	w.s, w.flush, w.version, w.marks = s, flushed, -1, make(lowWaterMarks)
+	w.s, w.flush, w.version = s, flushed, -1
 	return nil
 }
 
@@ -101,7 +100,7 @@ func (w *writer) begin(ctx context.Context) error {
 }
 
 // changedOutside reports whether another connection has written since this was
-// last asked, and forgets what that may have made wrong.
+// last asked.
 func (w *writer) changedOutside(ctx context.Context) (bool, error) {
 	stmt, err := w.s.stmt(ctx, sqlDataVersion)
 	if err != nil {
@@ -115,7 +114,6 @@ func (w *writer) changedOutside(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	w.version = version
-	clear(w.marks)
 	return true, nil
 }
 
@@ -191,7 +189,6 @@ func (t *tx) run(wait context.Context, how flush, fn func(*tx) error) error {
 	if errors.Is(err, errNothing) {
 		return nil
 	}
-	clear(t.w.marks)
 	return err
 }
 

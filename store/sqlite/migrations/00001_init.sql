@@ -19,49 +19,58 @@ CREATE TABLE message_ids (
 ) STRICT;
 INSERT INTO message_ids (id, last) VALUES (1, 0);
 
--- Ready and leased messages. A row is written once and deleted once.
+-- Every message, finished or not. Its row is written when it is enqueued and
+-- stays where it is; only a failed attempt changes it. Where the message stands
+-- is a narrow row in one of the next four tables: ready, leases, delayed or
+-- archive.
 CREATE TABLE messages (
     id          INTEGER PRIMARY KEY,
     queue_id    INTEGER NOT NULL,
     priority    INTEGER NOT NULL,
     attempts    INTEGER NOT NULL, -- failed ones
     enqueued_at INTEGER NOT NULL,
-    ready_at    INTEGER NOT NULL,
     headers     TEXT CHECK (json_type(headers) = 'object'),
     errors      TEXT CHECK (json_type(errors) = 'array'), -- of store.AttemptError
     payload     TEXT    NOT NULL
 ) STRICT;
--- The order of leasing; the id, being the row id, is its last column.
-CREATE INDEX messages_order ON messages (queue_id, priority);
+
+-- Ready messages in the order of leasing, and nothing else: a claim takes the
+-- first ones out, so that none has to step over what is leased.
+CREATE TABLE ready (
+    queue_id   INTEGER NOT NULL,
+    priority   INTEGER NOT NULL,
+    message_id INTEGER NOT NULL,
+    ready_at   INTEGER NOT NULL,
+    PRIMARY KEY (queue_id, priority, message_id)
+) STRICT, WITHOUT ROWID;
+
+-- Leased messages.
+CREATE TABLE leases (
+    message_id INTEGER PRIMARY KEY,
+    worker_id  INTEGER NOT NULL,
+    claim      INTEGER NOT NULL,
+    queue_id   INTEGER NOT NULL,
+    ready_at   INTEGER NOT NULL, -- as it was
+    started    INTEGER NOT NULL DEFAULT 0,
+    progress   TEXT -- a JSON store.Progress
+) STRICT, WITHOUT ROWID;
 
 -- Messages that wait for a time. They never stand in front of ready ones.
 CREATE TABLE delayed (
-    id          INTEGER PRIMARY KEY,
-    queue_id    INTEGER NOT NULL,
-    priority    INTEGER NOT NULL,
-    attempts    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL,
-    due_at      INTEGER NOT NULL,
-    headers     TEXT CHECK (json_type(headers) = 'object'),
-    errors      TEXT CHECK (json_type(errors) = 'array'),
-    payload     TEXT    NOT NULL
+    message_id INTEGER PRIMARY KEY,
+    queue_id   INTEGER NOT NULL,
+    due_at     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX delayed_due ON delayed (queue_id, due_at);
 
 -- Finished messages.
 CREATE TABLE archive (
-    id          INTEGER PRIMARY KEY,
+    message_id  INTEGER PRIMARY KEY,
     queue_id    INTEGER NOT NULL,
     state       TEXT    NOT NULL CHECK (state IN ('done', 'dead', 'cancelled')),
-    priority    INTEGER NOT NULL,
-    attempts    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL,
     finished_at INTEGER NOT NULL,
-    worker_id   INTEGER,          -- the one that finished it
-    headers     TEXT CHECK (json_type(headers) = 'object'),
-    errors      TEXT CHECK (json_type(errors) = 'array'),
-    output      TEXT,
-    payload     TEXT    NOT NULL
+    worker_id   INTEGER, -- the one that finished it
+    output      TEXT
 ) STRICT;
 -- Serves retention, counts and dead letters.
 CREATE INDEX archive_state ON archive (queue_id, state, finished_at);
@@ -91,15 +100,6 @@ CREATE TABLE claims (
     PRIMARY KEY (worker_id, claim)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX claims_expiry ON claims (queue_id, expires_at);
-
--- One narrow row for each leased message.
-CREATE TABLE leases (
-    message_id INTEGER PRIMARY KEY,
-    worker_id  INTEGER NOT NULL,
-    claim      INTEGER NOT NULL,
-    started    INTEGER NOT NULL DEFAULT 0,
-    progress   TEXT -- a JSON store.Progress
-) STRICT, WITHOUT ROWID;
 
 -- Who does maintenance.
 CREATE TABLE leader (
@@ -141,11 +141,12 @@ CREATE TABLE steps (
 DROP TABLE steps;
 DROP TABLE runs;
 DROP TABLE leader;
-DROP TABLE leases;
 DROP TABLE claims;
 DROP TABLE workers;
 DROP TABLE archive;
 DROP TABLE delayed;
+DROP TABLE leases;
+DROP TABLE ready;
 DROP TABLE messages;
 DROP TABLE message_ids;
 DROP TABLE queues;

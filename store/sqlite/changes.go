@@ -11,7 +11,7 @@ import (
 // changes is what is to become of leased messages. It is filled item by item
 // and written by a constant number of statements.
 type changes struct {
-	archived records // id, dead, output
+	archived records // id, output
 	text     texts   // the outputs
 	delayed  records // id, due
 	ready    records // id, since when
@@ -28,12 +28,17 @@ type attempted struct {
 	worker      int64
 }
 
-// keep stands for a time that stays as it is.
-const keep = -1
+const (
+	keep   = -1 // stands for a time that stays as it is
+	isDead = -1 // stands for the output of a message that died
+)
 
 func (c *changes) done(id int64, output []byte) {
-	at, length := c.text.add(output)
-	c.archived.add(id, 0, at, length)
+	at := int64(0)
+	if len(output) > 0 {
+		at = c.text.add(output)
+	}
+	c.archived.add(id, at)
 }
 
 // fail counts a failed attempt: the message waits, is ready again, or dies of
@@ -51,7 +56,7 @@ func (c *changes) fail(m attempted, reason string, now int64, delay time.Duratio
 	c.failed.add(m.id, m.attempts+1, errs)
 	switch {
 	case last || m.attempts+1 >= m.maxAttempts:
-		c.archived.add(m.id, 1, 1, 0)
+		c.archived.add(m.id, isDead)
 		return store.Dead, nil
 	case delay > 0:
 		c.delayed.add(m.id, now+micros(delay))
@@ -79,17 +84,15 @@ func (c *changes) release(id int64) store.State {
 func (c *changes) delete(id int64) { c.deleted = append(c.deleted, id) }
 
 const (
-	// With each row a message id, whether it is dead, and where its output is
-	// in the texts.
+	// With each row a message id and the place of its output in the texts,
+	// which is negative if it is dead.
 	sqlArchiveLeased = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
-f(id, dead, at, len) AS (
-    SELECT CAST(substr(?2, i*80 + 1, 20) AS INTEGER), CAST(substr(?2, i*80 + 21, 20) AS INTEGER),
-        CAST(substr(?2, i*80 + 41, 20) AS INTEGER), CAST(substr(?2, i*80 + 61, 20) AS INTEGER)
-    FROM r)
+f(id, at) AS (
+    SELECT CAST(substr(?2, i*40 + 1, 20) AS INTEGER), CAST(substr(?2, i*40 + 21, 20) AS INTEGER) FROM r)
 INSERT INTO archive (message_id, queue_id, state, finished_at, worker_id, output)
-SELECT f.id, l.queue_id, CASE f.dead WHEN 0 THEN 'done' ELSE 'dead' END, ?4, l.worker_id,
-    CASE WHEN f.len > 0 THEN CAST(substr(?3, f.at, f.len) AS TEXT) END
+SELECT f.id, l.queue_id, CASE WHEN f.at < 0 THEN 'dead' ELSE 'done' END, ?4, l.worker_id,
+    CASE WHEN f.at > 0 THEN CAST(substr(?3, f.at>>31, f.at&0x7fffffff) AS TEXT) END
 FROM f CROSS JOIN leases l ON l.message_id = f.id`
 
 	// With each row a message id, and when it is due or since when it is ready.
@@ -110,10 +113,10 @@ FROM f CROSS JOIN leases l ON l.message_id = f.id CROSS JOIN messages m ON m.id 
 	sqlFail = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
 f(id, attempts, errors) AS (
-    SELECT CAST(substr(?2, i*80 + 1, 20) AS INTEGER), CAST(substr(?2, i*80 + 21, 20) AS INTEGER),
-        CAST(substr(?3, CAST(substr(?2, i*80 + 41, 20) AS INTEGER), CAST(substr(?2, i*80 + 61, 20) AS INTEGER)) AS TEXT)
+    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
     FROM r)
-UPDATE messages SET attempts = f.attempts, errors = f.errors FROM f WHERE messages.id = f.id`
+UPDATE messages SET attempts = f.attempts, errors = CAST(substr(?3, f.errors>>31, f.errors&0x7fffffff) AS TEXT) FROM f WHERE messages.id = f.id`
 )
 
 // write writes the changes. The leases stay, for the caller to end.
@@ -146,8 +149,7 @@ type failures struct {
 }
 
 func (f *failures) add(id int64, attempts int, errors []byte) {
-	at, length := f.text.add(errors)
-	f.rows.add(id, int64(attempts), at, length)
+	f.rows.add(id, int64(attempts), f.text.add(errors))
 }
 
 func (f *failures) write(t *tx) error {

@@ -218,11 +218,9 @@ func (c *consumer) Extend(ctx context.Context, d time.Duration, leases ...store.
 // With each row a message id, and where the progress, in JSON, is in the texts.
 const sqlSetProgress = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
-f(id, progress) AS (
-    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER),
-        CAST(substr(?3, CAST(substr(?2, i*60 + 21, 20) AS INTEGER), CAST(substr(?2, i*60 + 41, 20) AS INTEGER)) AS TEXT)
-    FROM r)
-UPDATE leases SET progress = f.progress FROM f WHERE leases.message_id = f.id`
+f(id, at) AS (
+    SELECT CAST(substr(?2, i*40 + 1, 20) AS INTEGER), CAST(substr(?2, i*40 + 21, 20) AS INTEGER) FROM r)
+UPDATE leases SET progress = CAST(substr(?3, f.at>>31, f.at&0x7fffffff) AS TEXT) FROM f WHERE leases.message_id = f.id`
 
 func (c *consumer) Progress(ctx context.Context, progress map[store.Lease]store.Progress) error {
 	leases := make([]store.Lease, 0, len(progress))
@@ -240,8 +238,7 @@ func (c *consumer) Progress(ctx context.Context, progress map[store.Lease]store.
 			if err != nil {
 				return err
 			}
-			at, length := text.add(p)
-			rec.add(l.ID, at, length)
+			rec.add(l.ID, text.add(p))
 		}
 		_, err := t.exec(sqlSetProgress, rec.n, rec.buf, text.buf)
 		return err

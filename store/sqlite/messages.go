@@ -19,18 +19,19 @@ const (
 	// One update takes the ids of a batch; the last one is returned.
 	sqlTakeIDs = `UPDATE message_ids SET last = last + ?1 RETURNING last`
 
-	// With each row a queue, a priority, where in the texts the headers begin,
-	// which the payload follows, and the lengths of both. The ids are in order.
+	// With each row a queue and a priority in one number, the place of the
+	// headers in the texts, and the length of the payload that follows them.
+	// The ids are in order.
 	sqlInsertMessages = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
-f(i, queue_id, priority, at, headers_len, payload_len) AS (
-    SELECT i, CAST(substr(?2, i*100 + 1, 20) AS INTEGER), CAST(substr(?2, i*100 + 21, 20) AS INTEGER),
-        CAST(substr(?2, i*100 + 41, 20) AS INTEGER), CAST(substr(?2, i*100 + 61, 20) AS INTEGER),
-        CAST(substr(?2, i*100 + 81, 20) AS INTEGER)
+f(i, line, headers, len) AS (
+    SELECT i, CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
     FROM r)
 INSERT INTO messages (id, queue_id, priority, attempts, enqueued_at, headers, payload)
-SELECT ?4 + i, queue_id, priority, 0, ?5, CASE WHEN headers_len > 0 THEN CAST(substr(?3, at, headers_len) AS TEXT) END,
-    CAST(substr(?3, at + headers_len, payload_len) AS TEXT)
+SELECT ?4 + i, line>>32, (line&0xffffffff) - 0x80000000, 0, ?5,
+    CASE WHEN headers&0x7fffffff THEN CAST(substr(?3, headers>>31, headers&0x7fffffff) AS TEXT) END,
+    CAST(substr(?3, (headers>>31) + (headers&0x7fffffff), len) AS TEXT)
 FROM f`
 
 	// With each row an id, a queue, and when it is due.
@@ -61,7 +62,7 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 	ids := make([]int64, len(msgs))
 	var all, delayed records
 	var text texts
-	all.grow(len(msgs), 5)
+	all.grow(len(msgs), 3)
 	text.grow(payloadBytes(msgs))
 	for i := range msgs {
 		m := &msgs[i]
@@ -73,9 +74,9 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 				return nil, err
 			}
 		}
-		at, headersLen := text.add(headers)
-		_, payloadLen := text.add(m.Payload)
-		all.add(queue[m.Queue], int64(m.Priority), at, headersLen, payloadLen)
+		headersAt := text.add(headers)
+		text.add(m.Payload)
+		all.add(line(queue[m.Queue], m.Priority), headersAt, int64(len(m.Payload)))
 		if m.Delay > 0 {
 			delayed.add(ids[i], queue[m.Queue], t.now+micros(m.Delay))
 		}
@@ -88,6 +89,9 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 	}
 	return ids, t.place(first, last, delayed)
 }
+
+// line is a queue and a priority as one number.
+func line(queue int64, priority int) int64 { return queue<<32 | (int64(priority) + 1<<31) }
 
 // place puts new messages on their places: some are delayed, the others ready.
 func (t *tx) place(first, last int64, delayed records) error {

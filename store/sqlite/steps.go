@@ -102,15 +102,18 @@ func (s *step) finish(ctx context.Context, to store.StepState, output, reason an
 const sqlRecordSteps = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
 f(run_id, occurrence, failed, name, result) AS (
-    SELECT CAST(substr(?2, i*140 + 1, 20) AS INTEGER), CAST(substr(?2, i*140 + 21, 20) AS INTEGER),
-        CAST(substr(?2, i*140 + 41, 20) AS INTEGER),
-        CAST(substr(?3, CAST(substr(?2, i*140 + 61, 20) AS INTEGER), CAST(substr(?2, i*140 + 81, 20) AS INTEGER)) AS TEXT),
-        NULLIF(CAST(substr(?3, CAST(substr(?2, i*140 + 101, 20) AS INTEGER), CAST(substr(?2, i*140 + 121, 20) AS INTEGER)) AS TEXT), '')
-    FROM r)
+    SELECT CAST(substr(?2, i*100 + 1, 20) AS INTEGER), CAST(substr(?2, i*100 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 41, 20) AS INTEGER), CAST(substr(?2, i*100 + 61, 20) AS INTEGER),
+        CAST(substr(?2, i*100 + 81, 20) AS INTEGER)
+    FROM r),
+g(run_id, occurrence, failed, name, result) AS (
+    SELECT run_id, occurrence, failed, CAST(substr(?3, name>>31, name&0x7fffffff) AS TEXT),
+        NULLIF(CAST(substr(?3, result>>31, result&0x7fffffff) AS TEXT), '')
+    FROM f)
 INSERT INTO steps (run_id, name, occurrence, state, tries, output, error, started_at, finished_at)
 SELECT run_id, name, occurrence, CASE failed WHEN 0 THEN 'succeeded' ELSE 'failed' END, 1,
     CASE failed WHEN 0 THEN result END, CASE failed WHEN 0 THEN NULL ELSE result END, ?4, ?4
-FROM f WHERE true
+FROM g WHERE true
 ON CONFLICT (run_id, name, occurrence) DO UPDATE SET state = excluded.state, output = excluded.output,
     error = excluded.error, finished_at = excluded.finished_at
 WHERE steps.state = 'running'`
@@ -127,9 +130,7 @@ func (r *stepResults) add(run int64, steps []store.StepResult) {
 		if s.Error != "" {
 			failed, result = 1, []byte(store.CleanError(s.Error))
 		}
-		nameAt, nameLen := r.text.add([]byte(s.Name))
-		at, length := r.text.add(result)
-		r.rows.add(run, int64(s.Occurrence), failed, nameAt, nameLen, at, length)
+		r.rows.add(run, int64(s.Occurrence), failed, r.text.add([]byte(s.Name)), r.text.add(result))
 	}
 }
 

@@ -10,11 +10,11 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// walk calls visit for every command but cobra's own help.
+// walk calls visit for every command that people see but cobra's own help.
 func walk(c *cobra.Command, visit func(*cobra.Command)) {
 	visit(c)
 	for _, sub := range c.Commands() {
-		if sub.Name() != "help" {
+		if sub.Name() != "help" && !sub.Hidden {
 			walk(sub, visit)
 		}
 	}

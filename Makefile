@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# The database that demo and drain use instead of their own: make demo DSN=postgres://...
+# The database that demo, drain and bench use instead of their own: make demo DSN=postgres://...
 export DSN
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -64,6 +64,28 @@ demo: build examples ## run 10,000 real jobs on SQLite, or on DSN=postgres://...
 drain: build examples ## drain 200,000 no-op messages on Postgres and print jobs/s
 	@scripts/drain.sh
 
+##### Measure it beside its peers, in the module bench/
+
+# make bench BENCH_FLAGS='-only drain -rounds 1 -scale 0.1', or -list, or -o json
+BENCH_FLAGS ?=
+BENCH = PGQRS_TEST_DSN="$${DSN:-$${PGQRS_TEST_DSN:-}}" scripts/with-postgres.sh --durable bin/bench
+
+.PHONY: bench
+bench: build bin/bench ## measure every target beside the peers; about an hour and a half
+	@$(BENCH) $(BENCH_FLAGS)
+
+.PHONY: bench-latency
+bench-latency: build bin/bench ## measure the latency beside River's at its defaults
+	@$(BENCH) -suite latency $(BENCH_FLAGS)
+
+.PHONY: bin/bench
+bin/bench:
+	@cd bench && CGO_ENABLED=0 go build -trimpath -o ../bin/bench .
+
+.PHONY: test-bench
+test-bench: ## run the tests of the module bench/
+	@scripts/with-postgres.sh bash -c 'cd bench && go test ./...'
+
 ##### Test
 
 .PHONY: test
@@ -93,6 +115,7 @@ check-mod:
 	@echo '--- go mod tidy, go mod verify'
 	@go mod tidy -diff
 	@go mod verify
+	@cd bench && go mod tidy -diff
 
 .PHONY: check-builds
 check-builds: build
@@ -122,6 +145,7 @@ check-generated: .bin/buf .bin/protoc-gen-go
 lint: .bin/golangci-lint ## run golangci-lint
 	@echo '--- golangci-lint'
 	@.bin/golangci-lint run --allow-parallel-runners ./...
+	@cd bench && ../.bin/golangci-lint run --allow-parallel-runners --config ../.golangci.yml ./...
 
 ##### Tools, at the versions that tools/*/go.mod pin. They land in .bin/ and are
 ##### built again when their module changes.

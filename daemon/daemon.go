@@ -188,6 +188,7 @@ func (d *Daemon) run(ctx context.Context, l net.Listener) error {
 	supervising := d.spawn("supervision of queues", d.supervise)
 	d.spawn("pulse", d.pulse)
 	d.spawn("listener", d.listen)
+	d.spawn("sweep of idle queues", d.sweep)
 	d.spawn("maintenance", d.maintain)
 	d.spawn("sampler", d.sample)
 	var stopErr error

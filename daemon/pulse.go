@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,6 +23,10 @@ func (d *Daemon) pulse(ctx context.Context) error {
 		beating := d.database.isDown() || time.Since(beat) >= d.cfg.HeartbeatInterval-d.cfg.WatchInterval/2
 		err := d.pulseOnce(ctx, beating)
 		wait := d.cfg.WatchInterval
+		if d.listening.Load() {
+			// Who changes a state wakes this daemon.
+			wait = max(wait, d.cfg.HeartbeatInterval/2)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -102,6 +107,13 @@ func (q *queue) saw(ctx context.Context, consumer store.Consumer, is store.Worke
 		}
 		if reclaimed {
 			return q.register(ctx, consumer, was)
+		}
+		var unknown *store.UnknownQueueError
+		if _, err := q.d.cfg.Store.Queues().Get(ctx, q.name); errors.As(err, &unknown) {
+			q.deleted()
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("look for queue %s, whose consumer is gone: %w", q.name, err)
 		}
 		q.d.close(q, "its consumer was shut down; it is served again after a restart of the daemon", time.Time{})
 		return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,10 +27,11 @@ type queue struct {
 	end  context.CancelFunc
 	done chan struct{}
 
-	news   signal // messages may be ready, or the consumer's state changed
-	room   signal // handlers may have room
-	record signal // there are results
-	keep   signal // there are jobs to keep
+	news   signal      // messages may be ready, or the consumer's state changed
+	room   signal      // handlers may have room
+	record signal      // there are results
+	keep   signal      // there are jobs to keep
+	parked atomic.Bool // waits for news alone
 
 	mu       sync.Mutex
 	cfg      QueueConfig
@@ -203,6 +205,11 @@ func (q *queue) send(c *claim, jobs []*handlerpb.Job) {
 	q.record.raise()
 }
 
+// deleted ends the service of a queue that is no more.
+func (q *queue) deleted() {
+	q.d.close(q, "the queue was deleted; if it is made again, it is served within a minute, or after a reload", time.Now().Add(lookAgain))
+}
+
 // claimFailed decides what an error of Dequeue means, and waits.
 func (q *queue) claimFailed(ctx context.Context, back *retry, err error) error {
 	var (
@@ -216,50 +223,11 @@ func (q *queue) claimFailed(ctx context.Context, back *retry, err error) error {
 	case errors.As(err, &notReady):
 		q.d.pulseNow.raise()
 	case errors.As(err, &unknown):
-		q.d.close(q, "the queue was deleted; if it is made again, it is served within a minute, or after a reload", time.Now().Add(lookAgain))
+		q.deleted()
 		return nil
 	default:
 		q.log.Error("messages could not be leased; trying again", "error", err)
 	}
 	sleep(ctx, back.next(), q.news)
 	return nil
-}
-
-// idle paces the claims of a queue that has nothing ready: soon after the last
-// message, then ever more rarely, with wake-ups in between.
-type idle struct {
-	q    *queue
-	last time.Duration
-}
-
-const (
-	idleMin = 50 * time.Millisecond
-	// pollShare keeps a daemon of many queues from asking more often than this
-	// for each of them, as long as wake-ups arrive.
-	pollShare = 1500 * time.Millisecond
-	// pollMost bounds how late a message is found whose wake-up was lost.
-	pollMost = 30 * time.Second
-)
-
-func (i *idle) reset() { i.last = 0 }
-
-// wait waits after a claim that left room; some says that it was not empty.
-func (i *idle) wait(ctx context.Context, some bool) {
-	if some {
-		i.reset()
-	}
-	longest := i.q.d.pollInterval()
-	i.last = min(max(idleMin, 2*i.last), longest)
-	sleep(ctx, jittered(i.last), i.q.news)
-}
-
-// pollInterval is how often an idle queue asks for messages by itself.
-func (d *Daemon) pollInterval() time.Duration {
-	d.mu.Lock()
-	n := len(d.queues)
-	d.mu.Unlock()
-	if !d.listening.Load() {
-		return d.cfg.PollInterval
-	}
-	return max(d.cfg.PollInterval, min(time.Duration(n)*pollShare, pollMost))
 }

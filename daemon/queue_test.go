@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"encoding/json"
-	"strconv"
 	"testing"
 	"time"
 
@@ -160,17 +159,6 @@ func TestJobsWhoseLeaseRanOutAreNotSent(t *testing.T) {
 	batch, outcomes := q.take(nil, nil, maxSettle)
 	if len(batch) != 1 || outcomes[0].Kind != store.OutcomeRelease {
 		t.Errorf("to settle are %+v, want a release", outcomes)
-	}
-}
-
-func TestPollIntervalIsBounded(t *testing.T) {
-	q := bookkeeping(t, 10)
-	for i := range 500 {
-		q.d.queues[strconv.Itoa(i)] = q
-	}
-	q.d.listening.Store(true)
-	if got := q.d.pollInterval(); got != pollMost {
-		t.Errorf("an idle queue of many is asked every %s, want %s", got, pollMost)
 	}
 }
 

@@ -119,6 +119,10 @@ type Messages interface {
 	List(ctx context.Context, filter MessageFilter) ([]Message, error)
 	// Count counts exactly; Page is ignored.
 	Count(ctx context.Context, filter MessageFilter) (int64, error)
+	// Occupied returns those of the queues on which messages are ready, in no
+	// order; a backend may name some whose messages are all leased. It costs one
+	// short statement, however many the queues are.
+	Occupied(ctx context.Context, queues ...string) ([]string, error)
 	// Delete removes a ready or delayed message: ErrLeased, ErrTerminal (it is
 	// archived) or ErrNotFound otherwise.
 	Delete(ctx context.Context, id int64) error

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -27,6 +28,7 @@ func messageCases() []testCase {
 		{"Delete", messageDelete},
 		{"Delayed", delayedMessage},
 		{"PriorityBounds", priorityBounds},
+		{"Occupied", occupiedQueues},
 	}
 }
 
@@ -344,4 +346,29 @@ func priorityBounds(f *fixture) {
 	low := f.enqueue1(q, withPriority(store.MaxPriority))
 	high := f.enqueue1(q, withPriority(store.MinPriority))
 	equalIDs(f, "messages by priority", leasedIDs(f.take(f.consumer(q), 2)), []int64{high, low})
+}
+
+// occupiedQueues may name a queue whose messages are all leased, never one
+// without messages, and always one with a ready message.
+func occupiedQueues(f *fixture) {
+	empty, ready, leased, later := f.queue("empty"), f.queue("ready"), f.queue("leased"), f.queue("later")
+	f.enqueue(ready, 2)
+	f.enqueue(leased, 1)
+	f.enqueue(later, 1, withDelay(lease))
+	f.enqueue(f.queue("unasked"), 1)
+	f.take(f.consumer(leased), 1)
+	c := f.consumer(ready)
+	f.take(c, 1)
+	got, err := f.s.Messages().Occupied(f.ctx, empty, ready, leased, later, "missing")
+	f.ok(err)
+	got = slices.DeleteFunc(got, func(name string) bool { return name == leased })
+	equal(f, "occupied queues", strings.Join(got, ","), ready)
+	f.done(c, f.take(c, 1)[0])
+	if got, err = f.s.Messages().Occupied(f.ctx, ready); err != nil || len(got) > 1 {
+		f.Fatalf("occupied is %v, %v", got, err)
+	}
+	got, err = f.s.Messages().Occupied(f.ctx)
+	if err != nil || len(got) != 0 {
+		f.Fatalf("without names %v are occupied, %v", got, err)
+	}
 }

@@ -44,7 +44,22 @@ with old as materialized (
             and a.finished_at <= {{now}} - $4 * interval '1 microsecond'
         order by a.finished_at limit $5
     ) a limit $5
-),
+),` + purgeOld
+
+	// sqlPurgeExpired removes at most $2 of all queues that are past their
+	// queue's retention. Dead letters stay.
+	sqlPurgeExpired = `
+with old as materialized (
+    select a.id from {{schema}}.queues q cross join unnest(array['done', 'cancelled']) s(state) cross join lateral (
+        select a.id from {{schema}}.archive a
+        where a.queue_id = q.id and a.state = s.state::{{schema}}.final_state
+            and a.finished_at <= {{now}} - q.retention_us * interval '1 microsecond'
+        order by a.finished_at limit $2
+    ) a
+    where q.retention_us is not null limit $2
+),` + purgeOld
+
+	purgeOld = `
 gone as (delete from {{schema}}.archive a where a.id = any(array(select id from old)) returning a.id),
 steps as (delete from {{schema}}.steps s where s.run_id = any(array(select id from gone))),
 runs as (delete from {{schema}}.runs r where r.run_id = any(array(select id from gone)))

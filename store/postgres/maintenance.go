@@ -53,8 +53,6 @@ from ready r join {{schema}}.queues q on q.id = r.queue_id`
 select case when min(due_at) is null then -1
     else greatest(0, ceil(extract(epoch from min(due_at) - {{now}}) * 1000000))::bigint end from {{schema}}.delayed`
 
-	sqlRetentions = `select id, retention_us from {{schema}}.queues where retention_us is not null order by id`
-
 	// sqlLead makes worker $2, if it is ready, the leader unless another one's
 	// time has not run out.
 	sqlLead = `
@@ -199,27 +197,9 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	const op = "purge expired messages"
-	type retention struct {
-		Queue int64
-		Us    int64
-	}
-	queues, err := rows(ctx, a.s, op, sqlRetentions, nil, pgx.RowToStructByPos[retention])
-	if err != nil {
-		return 0, err
-	}
-	var total int64
-	for _, q := range queues {
-		if total >= int64(limit) {
-			break
-		}
-		n, err := a.s.purge(ctx, op, q.Queue, duration(q.Us), []store.State{store.Done, store.Cancelled}, limit-int(total))
-		total += n
-		if err != nil {
-			return total, err
-		}
-	}
-	return total, nil
+	var n int64
+	err := a.s.row(ctx, "purge expired messages", sqlPurgeExpired, []any{a.s.now(), limit}, &n)
+	return n, err
 }
 
 // Lead makes this worker the leader.

@@ -71,7 +71,7 @@ BENCH_FLAGS ?=
 BENCH = PGQRS_TEST_DSN="$${DSN:-$${PGQRS_TEST_DSN:-}}" scripts/with-postgres.sh --durable bin/bench
 
 .PHONY: bench
-bench: build bin/bench ## measure every target beside the peers; about an hour and a half
+bench: build bin/bench ## measure every target beside the peers; about an hour
 	@$(BENCH) $(BENCH_FLAGS)
 
 .PHONY: bench-latency

@@ -5,10 +5,10 @@
 // Where there is a choice, it is made in the peers' favour. pgqrsd crosses a
 // process boundary and carries 200 bytes a message; River and Graphile Worker
 // work in process on the few bytes of their own benchmarks, at the settings of
-// those. River's clock is not stopped for counting its jobs, Graphile Worker's
-// does not run while Node starts. Messages come to River at even intervals, to
-// pgqrsd at random. Each starts on tables of its own that were filled, vacuumed
-// and analyzed, after a checkpoint, with the others' tables gone.
+// those. The count of jobs that River's takes each second is left out. Graphile
+// Worker's clock does not run while Node starts. Messages come to River at even
+// intervals, to pgqrsd at random. Each starts on tables of its own that were
+// filled, vacuumed and analyzed, after a checkpoint, with the others' gone.
 //
 // The database is the one that DSN or PGQRS_TEST_DSN names; the schemas in it
 // that are named sidebyside_* are dropped.

@@ -105,6 +105,13 @@ func TestPgqrsdReportWithoutLists(t *testing.T) {
 	if got := r.derived(); len(got) != 1 || got[figStatements] != 0.5 {
 		t.Errorf("the figures are %v", got)
 	}
+	r, err = parsePgqrsd([]byte(`{"mode": "steady", "windows": [{}, {}, {}], "memory_samples": [{}, {}, {}, {}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := json.Marshal(r.derived()); err != nil {
+		t.Errorf("windows and samples of zero: %v", err)
+	}
 	for _, bad := range []string{"", "null", "[]", "{}", `{"mode": 1}`} {
 		if _, err := parsePgqrsd([]byte(bad)); err == nil {
 			t.Errorf("%q was read", bad)

@@ -65,8 +65,8 @@ type window struct {
 	Ready        float64 `json:"ready"`
 }
 
-// thirds compares the last third of the windows with the first: the ratio of
-// the medians of pick. NaN with fewer than three windows.
+// thirds are the medians of pick over the first and the last third of the
+// windows. NaN with fewer than three windows.
 func thirds(windows []window, pick func(window) float64) (first, last float64) {
 	n := len(windows) / 3
 	values := func(ws []window) []float64 {
@@ -118,7 +118,7 @@ func commas(digits string) string {
 	return sign + digits
 }
 
-// least and most are the ends of what the rounds gave.
+// ends are the least and the most of what the rounds gave.
 func ends(values []float64) (least, most float64) {
 	return slices.MinFunc(values, cmp.Compare[float64]), slices.MaxFunc(values, cmp.Compare[float64])
 }

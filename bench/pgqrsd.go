@@ -91,23 +91,26 @@ func (r pgqrsdReport) derived() figures {
 			figDoneP99Thirds:  func(w window) float64 { return w.DoneP99 },
 		} {
 			first, last := thirds(r.Windows, pick)
-			f[name] = last / first
+			f.setRatio(name, last, first)
 		}
 		first, last := thirds(r.Windows, func(w window) float64 { return w.Ready })
 		f[figReadyFirst], f[figReadyGrowth] = first, last-first
 	}
-	if wanted := r.Settings.Rate * r.Settings.DurationSeconds; wanted > 0 {
-		f[figKeptUp] = f[figMessages] / wanted
-	}
-	if growth := memoryGrowth(r.MemorySamples); !math.IsNaN(growth) {
-		f[figMemoryGrowth] = growth
-	}
+	f.setRatio(figKeptUp, f[figMessages], r.Settings.Rate*r.Settings.DurationSeconds)
+	first, last := quarters(r.MemorySamples)
+	f.setRatio(figMemoryGrowth, last, first)
 	return f
 }
 
-// memoryGrowth is the median of the last quarter of the samples as a multiple
-// of the first quarter's.
-func memoryGrowth(samples []memorySample) float64 {
+// setRatio leaves a ratio out that is no number, which JSON cannot hold.
+func (f figures) setRatio(name string, of, to float64) {
+	if v := of / to; !math.IsNaN(v) && !math.IsInf(v, 0) {
+		f[name] = v
+	}
+}
+
+// quarters are the medians of the first and the last quarter of the samples.
+func quarters(samples []memorySample) (first, last float64) {
 	n := len(samples) / 4
 	bytes := func(ss []memorySample) []float64 {
 		var v []float64
@@ -116,7 +119,7 @@ func memoryGrowth(samples []memorySample) float64 {
 		}
 		return v
 	}
-	return median(bytes(samples[len(samples)-n:])) / median(bytes(samples[:n]))
+	return median(bytes(samples[:n])), median(bytes(samples[len(samples)-n:]))
 }
 
 // pgqrsdOn makes a contender of pgqrsd bench with these arguments.

@@ -151,20 +151,23 @@ func (p *process) get(path string) int {
 // children lists the live processes that a daemon started, by pid.
 func (p *process) children() []int {
 	p.w.t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
-	if err == nil && len(raw) > 0 {
-		return atois(strings.Fields(string(raw)))
-	}
+	return childrenOf(p.w.t, p.cmd.Process.Pid)
+}
+
+// childrenOf lists the processes that a process started, by pid; none if it is
+// gone.
+func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
 	// Children are listed under the thread that forked them.
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
-	must(p.w.t, err)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	must(t, err)
 	var pids []int
 	for _, file := range threads {
 		raw, err := os.ReadFile(file)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue
 		}
-		must(p.w.t, err)
+		must(t, err)
 		pids = append(pids, atois(strings.Fields(string(raw)))...)
 	}
 	return pids

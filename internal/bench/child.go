@@ -58,6 +58,8 @@ func ServeDaemon(ctx context.Context, in io.Reader, out, errOut io.Writer) (err 
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
+	// A bench that was killed no longer reads the log; the stop must go on.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // ends with the process at the latest, as any reader of standard input

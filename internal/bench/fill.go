@@ -99,6 +99,9 @@ func (r *run) archiveBatch(ctx context.Context, c store.Consumer, first, n int) 
 		if err != nil {
 			return err
 		}
+		if len(msgs) == 0 {
+			return fmt.Errorf("fill the archive: %d messages of queue %s were enqueued, but none can be leased", left, c.Queue())
+		}
 		leases := make([]store.Lease, len(msgs))
 		for i := range msgs {
 			leases[i] = msgs[i].Lease

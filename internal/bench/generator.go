@@ -61,9 +61,9 @@ func (g *generator) run(ctx context.Context, end time.Time) error {
 			owed += g.r.Rate / arrivals
 			next = next.Add(time.Duration(g.rand.ExpFloat64() / arrivals * float64(time.Second)))
 		}
-		whole := int(owed)
+		whole := min(int(owed), fillBatch)
 		owed -= float64(whole)
-		if err := g.enqueue(ctx, min(whole, fillBatch)); err != nil {
+		if err := g.enqueue(ctx, whole); err != nil {
 			return err
 		}
 	}

@@ -40,12 +40,7 @@ const (
 )
 
 const (
-	// sqlTakeLock holds the schema's lock until the transaction's end, which is
-	// the run's. It is a transaction's and not a session's because a connection
-	// pooler may give a session to somebody else. It reads no table, so that its
-	// transaction holds no snapshot, and vacuum back from nothing.
-	sqlTakeLock = `select pg_advisory_xact_lock($1)`
-	sqlTryLock  = `select pg_try_advisory_xact_lock($1)`
+	sqlTryLock = `select pg_try_advisory_xact_lock($1)`
 	// sqlNoLimits keeps the server from ending a transaction that waits.
 	sqlNoLimits = `select set_config(name, '0', true) from unnest(array[
     'idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout']) name
@@ -81,8 +76,14 @@ func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftov
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case s.holder == nil:
 			err = errors.Join(err, s.close(ctx))
+		default: // the schema may be there, if a signal came between
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+			defer cancel()
+			err = errors.Join(err, s.remove(ctx))
 		}
 	}()
 	if s.conn, err = s.connect(ctx); err != nil {
@@ -92,10 +93,10 @@ func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftov
 	if s.holder, err = s.connect(ctx); err != nil {
 		return nil, leftover, err
 	}
-	if err := s.take(ctx); err != nil {
+	if err = s.take(ctx); err != nil {
 		return nil, leftover, err
 	}
-	if err := s.create(ctx); err != nil {
+	if err = s.create(ctx); err != nil {
 		return nil, leftover, err
 	}
 	return s, leftover, nil
@@ -109,15 +110,15 @@ func (s *postgresSchema) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// take locks the schema's name for as long as this run lives.
+// take locks the schema's name until the transaction's end, which is the run's.
+// The lock is a transaction's and not a session's because a connection pooler
+// may give a session to somebody else. It is taken by the simple protocol: the
+// other one leaves the last statement open in an idle transaction, and with it a
+// snapshot, which would hold vacuum back.
 func (s *postgresSchema) take(ctx context.Context) error {
-	for _, step := range []struct {
-		sql  string
-		args []any
-	}{{sql: "begin"}, {sql: sqlNoLimits}, {sql: sqlTakeLock, args: []any{lockKey(s.name)}}} {
-		if _, err := s.holder.Exec(ctx, step.sql, step.args...); err != nil {
-			return fmt.Errorf("lock the scratch schema: %w", err)
-		}
+	sql := fmt.Sprintf("begin; %s; select pg_advisory_xact_lock(%d)", sqlNoLimits, lockKey(s.name))
+	if _, err := s.holder.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		return fmt.Errorf("lock the scratch schema: %w", err)
 	}
 	return nil
 }

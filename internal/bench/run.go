@@ -117,8 +117,7 @@ func (r *run) measure(ctx context.Context) error {
 }
 
 // withDaemon calms the database, starts the daemon, does what is to be measured
-// and stops the daemon. ended is called before that, while its counters can
-// still be read.
+// and stops the daemon. started is just before its process was.
 func (r *run) withDaemon(ctx context.Context, do func(p *process, started time.Time) error) (err error) {
 	r.cfg.Progress("waiting for the database to be calm")
 	if err := r.scratch.db.calm(ctx); err != nil {

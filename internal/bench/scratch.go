@@ -36,6 +36,8 @@ type database interface {
 
 // place is where a backend wants its scratch.
 type place struct {
+	// note is what a person should know of the choice; mostly nothing.
+	note string
 	// parent is the directory for the run's own.
 	parent string
 	// in completes the store's configuration when the run's directory is there.
@@ -69,18 +71,21 @@ func openScratch(ctx context.Context, cfg anystore.Config, say func(string)) (s 
 			err = errors.Join(err, s.remove(ctx))
 		}
 	}()
+	if p.note != "" {
+		say(p.note)
+	}
 	var leftover error
 	if s.dir, leftover, err = makeDirectory(p.parent); err != nil {
 		return s, err
 	}
-	report(say, leftover)
+	report(ctx, say, leftover)
 	s.cfg.MustExist = false
 	p.in(s.dir.path, &s.cfg)
 	if s.store, err = anystore.OpenConfig(ctx, s.cfg); err != nil {
 		return s, err
 	}
 	s.db, leftover, err = p.open(ctx, s.cfg)
-	report(say, leftover)
+	report(ctx, say, leftover)
 	if err != nil {
 		return s, err
 	}
@@ -91,8 +96,8 @@ func openScratch(ctx context.Context, cfg anystore.Config, say func(string)) (s 
 }
 
 // report tells a person of what is no failure of this run.
-func report(say func(string), err error) {
-	if err != nil {
+func report(ctx context.Context, say func(string), err error) {
+	if err != nil && ctx.Err() == nil {
 		say(err.Error())
 	}
 }
@@ -117,17 +122,15 @@ func (s *scratch) remove(ctx context.Context) error {
 	return nil
 }
 
-// directoryOf is the directory of a file, links followed, if there is one.
-func directoryOf(path string) string {
+// directoryOf is the directory of a file, links followed; false when there is none.
+func directoryOf(path string) (string, bool) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
-		return os.TempDir()
+		return dir, false
 	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return os.TempDir()
-	}
-	return dir
+	info, err := os.Stat(dir)
+	return dir, err == nil && info.IsDir()
 }

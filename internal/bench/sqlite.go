@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -23,8 +24,14 @@ func sqlitePlace(dsn string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	parent, exists := directoryOf(path)
+	note := ""
+	if !exists {
+		note = fmt.Sprintf("the directory %s does not exist; measuring in %s instead", parent, os.TempDir())
+		parent = os.TempDir()
+	}
 	return place{
-		parent: directoryOf(path),
+		parent: parent, note: note,
 		in: func(dir string, cfg *anystore.Config) {
 			cfg.DSN, cfg.Schema = sqlite.Scheme+":"+filepath.Join(dir, "bench.db"), ""
 		},

@@ -1,0 +1,182 @@
+package bench
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/daemon"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+func TestDrain(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(*Options) {})
+		if r.Mode != Drain || r.Cores < 1 || r.GoVersion == "" || r.Version != "v-test" || r.ServerVersion == "" {
+			b.Errorf("the report's head is %+v", r)
+		}
+		want := Settings{QueueSize: 2000, Handlers: 1, Concurrency: 100, PayloadBytes: 200, Retain: "archive"}
+		if r.Settings != want {
+			b.Errorf("settings are %+v, want %+v", r.Settings, want)
+		}
+		b.works(r, 2000)
+		if r.EnqueuePerSecond <= 0 {
+			b.Errorf("enqueued at %f a second", r.EnqueuePerSecond)
+		}
+		if len(r.MemorySamples) == 0 || r.DaemonPeakMemoryBytes < r.MemorySamples[0].Bytes {
+			b.Errorf("memory: peak %d, samples %v", r.DaemonPeakMemoryBytes, r.MemorySamples)
+		}
+		if r.LatencyFigures != nil || r.IdleFigures != nil {
+			b.Errorf("a drain reports %+v and %+v", r.LatencyFigures, r.IdleFigures)
+		}
+	})
+}
+
+// works checks the figures of work that was done.
+func (b *bed) works(r *Report, messages int64) {
+	b.Helper()
+	w := r.WorkFigures
+	if w == nil {
+		b.Fatal("no figures of the work")
+	}
+	if w.Messages != messages || w.Seconds <= 0 || w.DaemonCPUPerJobUs < 0 || w.HandlerCPUPerJobUs < 0 {
+		b.Errorf("work is %+v, want that of %d messages", w, messages)
+	}
+	if got := w.JobsPerSecond * w.Seconds; got < float64(messages)*0.999 || got > float64(messages)*1.001 {
+		b.Errorf("%f jobs a second for %f s are %f, want %d", w.JobsPerSecond, w.Seconds, got, messages)
+	}
+}
+
+func TestDrainRetainsNothing(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) { o.Retain, o.Archived, o.Handlers = daemon.RetainDelete, 30, 2 })
+		b.works(r, 2000)
+	})
+}
+
+// Rows that are there beforehand stay where they are: Run counts them.
+func TestDrainAmidOthers(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) {
+			o.Backlog, o.Archived, o.Delayed, o.WarmUp, o.Handlers, o.PayloadBytes = 20_000, 7000, 500, 1000, 2, minPayload
+			o.HoldSnapshot = b.conn != nil
+		})
+		b.works(r, 2000)
+	})
+}
+
+func TestDrainBesideSleepingJobs(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) { o.InFlight, o.Sleep, o.WarmUp, o.Handlers = 300, 5*time.Minute, 100, 2 })
+		b.works(r, 2000)
+		if r.Settings.InFlight != 300 || r.Settings.SleepSeconds != 300 {
+			b.Errorf("settings are %+v", r.Settings)
+		}
+	})
+}
+
+func TestSteady(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) {
+			o.Mode, o.Duration, o.Rate, o.FailRate, o.Archived, o.Delayed, o.Handlers = Steady, time.Second, 200, 0.1, 50, 50, 2
+		})
+		w, l := r.WorkFigures, r.LatencyFigures
+		if w == nil || l == nil || w.Messages == 0 || w.Seconds != 1 {
+			b.Fatalf("figures are %+v and %+v", w, l)
+		}
+		if l.StartP50Ms > l.StartP99Ms || l.StartP99Ms > l.StartMaxMs || l.DoneP50Ms > l.DoneP99Ms || l.DoneP99Ms > l.DoneMaxMs || l.StartMaxMs <= 0 {
+			b.Errorf("latencies are %+v", l)
+		}
+		// The clocks are one machine's, so that a message ends after it began.
+		if l.DoneMaxMs <= 0 || l.DoneP50Ms+1 < l.StartP50Ms {
+			b.Errorf("done before the start: %+v", l)
+		}
+		if len(l.Windows) != 1 || l.Windows[0].Messages == 0 || l.Windows[0].Messages > w.Messages {
+			b.Errorf("windows of %d messages are %+v", w.Messages, l.Windows)
+		}
+	})
+}
+
+func TestIdle(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) { o.Mode, o.Duration, o.Queues = Idle, time.Second, 3 })
+		i := r.IdleFigures
+		if i == nil || i.DaemonCPUPercent < 0 || i.HandlerCPUPercent < 0 {
+			b.Fatalf("figures are %+v", i)
+		}
+		counted := b.conn != nil
+		if (i.StatementsPerSecond != nil) != counted || (i.TransactionsPerSecond != nil) != counted {
+			b.Errorf("figures are %+v", i)
+		}
+		if counted && *i.StatementsPerSecond <= 0 {
+			b.Errorf("%f statements a second; heartbeats alone are more", *i.StatementsPerSecond)
+		}
+		if r.DaemonPeakMemoryBytes <= 0 || r.WorkFigures != nil {
+			b.Errorf("report is %+v", r)
+		}
+	})
+}
+
+// What a mode does not measure is absent, and the names are those of the page.
+func TestReportAsJSON(t *testing.T) {
+	b := sqliteBed(t)
+	raw, err := json.Marshal(b.run(func(*Options) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"mode", "backend", "server_version", "cores", "messages", "seconds", "jobs_per_second",
+		"enqueue_per_second", "daemon_cpu_us_per_job", "handler_cpu_us_per_job", "daemon_peak_memory_bytes", "memory_samples"} {
+		if !strings.Contains(string(raw), `"`+name+`":`) {
+			t.Errorf("no %s in %s", name, raw)
+		}
+	}
+	for _, name := range []string{"start_p50_ms", "windows", "statements_per_second", "daemon_cpu_percent", "rate"} {
+		if strings.Contains(string(raw), `"`+name+`":`) {
+			t.Errorf("a drain has %s: %s", name, raw)
+		}
+	}
+}
+
+// A handler that cannot do its jobs is an error with the reason, not a figure.
+func TestRefusals(t *testing.T) {
+	b := sqliteBed(t)
+	for name, change := range map[string]func(o *Options){
+		"--queue-size must be 1 to":            func(o *Options) { o.QueueSize = 0 },
+		"the mode must be drain":               func(o *Options) { o.Mode = "fast" },
+		"--hold-snapshot needs PostgreSQL":     func(o *Options) { o.HoldSnapshot = true },
+		"woke before the others were done":     func(o *Options) { o.InFlight, o.Sleep, o.QueueSize = 1, time.Second, 30_000 },
+		"--in-flight and --concurrency must":   func(o *Options) { o.InFlight = 100_000 },
+		"--retain must be archive: steady":     func(o *Options) { o.Mode, o.Retain = Steady, daemon.RetainDelete },
+		"--retain must be archive or delete":   func(o *Options) { o.Retain = "keep" },
+		"--fail-rate must be a share":          func(o *Options) { o.Mode, o.FailRate = Steady, 1.5 },
+		"--rate must be":                       func(o *Options) { o.Mode, o.Rate = Steady, 0 },
+		"--duration must be":                   func(o *Options) { o.Mode, o.Duration = Idle, time.Millisecond },
+		"--sleep must be at least 1s":          func(o *Options) { o.InFlight, o.Sleep = 1, time.Millisecond },
+		"--payload-bytes must be 32 to":        func(o *Options) { o.PayloadBytes = 31 },
+		"no message that could be measured wa": func(o *Options) { o.Mode, o.Rate, o.Duration, o.FailRate = Steady, 50, time.Second, 1 },
+	} {
+		if _, err := b.try(t.Context(), change); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error is %v, want one that says %q", err, name)
+		}
+		b.clean()
+	}
+}
+
+func TestUnusableDatabases(t *testing.T) {
+	for dsn, want := range map[string]error{
+		"mysql://x":                   store.ErrDSN,
+		"sqlite:":                     store.ErrDSN,
+		"postgres://u:hunter2@h:x/db": store.ErrDSN,
+		"postgres://u:hunter2@127.0.0.1:1/db?sslmode=disable": store.ErrUnavailable,
+	} {
+		b := newBed(t)
+		b.store.DSN = dsn
+		_, err := b.try(t.Context(), func(*Options) {})
+		if !errors.Is(err, want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: error is %v, want %v without the password", dsn, err, want)
+		}
+		b.clean()
+	}
+}

@@ -120,10 +120,12 @@ func (l *lab) deepExperiment() experiment {
 }
 
 func (l *lab) steadyExperiment() experiment {
+	// Thirds need three windows of five seconds.
+	duration := max(15*time.Second, l.duration(3*time.Minute))
 	return experiment{
 		name: "steady", suite: suiteTargets,
 		contenders: []contender{l.pgqrsdOn(nameOurs, l.dsn, "steady", "--rate", strconv.Itoa(steadyRate),
-			"--duration", l.duration(3*time.Minute).String(), "--fail-rate", "0.01", "--hold-snapshot")},
+			"--duration", duration.String(), "--fail-rate", "0.01", "--hold-snapshot")},
 		rows: []row{
 			{
 				name: "steady-p99", what: "steady 2,000/s, 1% retries, an old snapshot held: median window p99 of start, last third / first",

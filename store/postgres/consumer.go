@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -44,77 +43,11 @@ func (c *consumer) Close(ctx context.Context) error {
 	return c.worker.Close(ctx)
 }
 
-// scan remembers how far the consumer has claimed, so that a claim need not
-// pass over what is claimed or dead already. It is a hint: a message may commit
-// late and below the mark, or come back. So the queue is scanned from its start
-// again while that is cheap, else at intervals, and before a claim comes back
-// short. More urgent messages than the mark's are always looked for.
-type scan struct {
-	marked   bool
-	priority int16
-	id       int64
-	// last is when the last scan from the start was made, took how long it took.
-	last time.Time
-	took time.Duration
-	// cheap says that it touched hardly more than its messages; slow counts
-	// those that touched far more, one after another.
-	cheap bool
-	slow  int
-}
-
-const (
-	// rescanGap and rescanShare bound the cost of scanning from the start: once
-	// in rescanGap, and one rescanShare-th of the time.
-	rescanGap   = 250 * time.Millisecond
-	rescanShare = 20
-	// rescanMax is the longest time without one: a scan that took long may have
-	// waited for others, not worked.
-	rescanMax = 5 * time.Second
-	// A scan is cheap if it touched no more than cheapBlocks, and one more for
-	// every cheapShare of its messages.
-	cheapBlocks, cheapShare = 64, 8
-	// slowBlocks is what a scan touches that passes over many dead rows, which
-	// an old snapshot keeps from being cleaned away. After slowScans of them in
-	// a row, a short claim is no longer filled up at once.
-	slowBlocks, slowScans = 2000, 4
-)
-
-// full reports whether to scan from the start.
-func (s *scan) full() bool {
-	return !s.marked || s.cheap || time.Since(s.last) >= min(max(rescanGap, rescanShare*s.took), rescanMax)
-}
-
-// again reports whether a short result from the mark is to be filled up by a
-// scan from the start.
-func (s *scan) again() bool {
-	return s.slow < slowScans || time.Since(s.last) >= min(rescanShare/4*s.took, rescanMax)
-}
-
-// note notes a scan that touched so many blocks and got these messages.
-func (s *scan) note(full bool, began time.Time, blocks int64, got []store.LeasedMessage) {
-	if full {
-		s.last = time.Now()
-		s.took = s.last.Sub(began)
-		s.cheap = blocks <= cheapBlocks+int64(len(got)/cheapShare)
-		if s.slow++; blocks < slowBlocks {
-			s.slow = 0
-		}
-	}
-	if len(got) == 0 {
-		return
-	}
-	end := got[len(got)-1]
-	p := int16(end.Priority)
-	if full || p > s.priority || (p == s.priority && end.ID > s.id) {
-		s.marked, s.priority, s.id = true, p, end.ID
-	}
-}
-
 // holdings is what a consumer has leased and not yet settled, by claim. It says
 // when a claim has nothing left, so that its row can go with the settle of its
 // last message. Safe for concurrent use.
 type holdings struct {
-	// returned says that messages became ready again, below the scan's mark.
+	// returned says that messages became ready again, below the scan's marks.
 	returned atomic.Bool
 
 	mu     sync.Mutex

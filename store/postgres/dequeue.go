@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"time"
 
@@ -33,56 +32,74 @@ const (
 	sqlClaimTurn = `
 select pg_advisory_xact_lock($1, $2), set_config('synchronous_commit', 'off', true), ` + planNested
 
-	// sqlClaim leases the next messages that stand in no claim. Its last row is
-	// not a message but the gate: state is the worker's, attempts the queue's
-	// limit, id whether leases have run out (then it claims nothing unless
-	// $9), enqueued_at the time of the claim, payload the lowest claim of each
-	// worker, work how many blocks the scan has touched, which tells a slow
-	// scan from a busy machine.
-	//
-	// live finds the queue's claims by its workers, each from the number $11
-	// on. Those below are gone, and none can come: a worker's numbers only
-	// grow. Their dead rows pile up while an old snapshot is open.
-	sqlClaim = `
-with live as materialized (
+	// claimsLive is the queue's claims. It finds them by its workers, each from
+	// the number $4 on. Those below are gone, and none can come: a worker's
+	// numbers only grow. Their dead rows pile up while an old snapshot is open.
+	claimsLive = `live as materialized (
     select w.id as worker_id, c.claim, c.ids, c.expires_at
     from {{schema}}.workers w
-    left join unnest($10::bigint[], $11::bigint[]) as b(worker_id, claim) on b.worker_id = w.id
+    left join unnest($3::bigint[], $4::bigint[]) as b(worker_id, claim) on b.worker_id = w.id
     cross join lateral (
         select c.claim, c.ids, c.expires_at from {{schema}}.claims c
         where c.worker_id = w.id and c.claim >= coalesce(b.claim, 0)
     ) c
     where w.queue_id = $2 and w.state <> 'stopped'
-),
+)`
+
+	// sqlClaim leases the next messages that stand in no claim, from the ranges
+	// ($10, $11, $12). Its last row is not a message but the gate: state is the
+	// worker's, attempts the queue's limit, id whether leases have run out (then
+	// it claims nothing unless $9), enqueued_at the time of the claim, payload
+	// the lowest claim of each worker, work how many blocks the scan has
+	// touched, which tells a slow scan from a busy machine.
+	sqlClaim = claimHead + `
+pick as materialized (` + claimRanges + ` limit $7
+),` + claimTail
+
+	// sqlClaimFound leases the messages $13 as well, if they are ready.
+	sqlClaimFound = claimHead + `
+pick as materialized (
+    select * from (
+        (` + claimRanges + ` limit $7)
+        union all
+        (select ` + claimColumns + ` from {{schema}}.messages m
+        where (select open from gate) and m.id = any($13::bigint[]) and m.queue_id = $2
+            and m.id not in (select unnest(live.ids) from live)
+        order by m.priority, m.id limit $7)
+    ) m order by m.priority, m.id limit $7
+),` + claimTail
+
+	claimHead = `
+with ` + claimsLive + `,
 gate as materialized (
     select g.*, g.state = 'ready' and g.max_attempts is not null and ($9::boolean or not g.ran_out) as open
     from (
         select {{now}} as now,
-            (select w.state from {{schema}}.workers w where w.id = $3) as state,
+            (select w.state from {{schema}}.workers w where w.id = $5) as state,
             (select q.max_attempts from {{schema}}.queues q where q.id = $2) as max_attempts,
             exists (select from live where live.expires_at <= {{now}}) as ran_out,
             ` + blocksTouched + ` as touched
         offset 0 -- evaluates each of them once
     ) g
-),
-pick as materialized (
-    select * from (
-        (select m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
-        from {{schema}}.messages m
-        where (select open from gate) and m.queue_id = $2 and m.priority < $7::smallint
+),`
+
+	claimColumns = `m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload`
+
+	// claimRanges scans one range after the other, most urgent first.
+	claimRanges = `
+    select m.* from unnest($10::smallint[], $11::bigint[], $12::smallint[]) as r(priority, id, below)
+    cross join lateral (
+        select ` + claimColumns + ` from {{schema}}.messages m
+        where (select open from gate) and m.queue_id = $2
+            and (m.priority, m.id) > (r.priority, r.id) and m.priority < r.below
             and m.id not in (select unnest(live.ids) from live)
-        order by m.priority, m.id limit $5)
-        union all
-        (select m.id, m.attempts, m.priority, m.enqueued_at, m.ready_at, m.headers, m.payload
-        from {{schema}}.messages m
-        where (select open from gate) and m.queue_id = $2 and (m.priority, m.id) > ($7::smallint, $8::bigint)
-            and m.id not in (select unnest(live.ids) from live)
-        order by m.priority, m.id limit $5)
-    ) m limit $5
-),
+        order by m.priority, m.id limit $7
+    ) m`
+
+	claimTail = `
 claimed as (
     insert into {{schema}}.claims (worker_id, claim, queue_id, ids, leased_at, expires_at)
-    select $3, $4, $2, array_agg(p.id), {{now}}, {{now}} + $6 * interval '1 microsecond'
+    select $5, $6, $2, array_agg(p.id), {{now}}, {{now}} + $8 * interval '1 microsecond'
     from pick p having count(*) > 0
 )
 select null as state, p.id, p.attempts, p.priority, p.enqueued_at, p.ready_at, p.headers, p.payload, null::bigint as work
@@ -118,7 +135,8 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 	}
 	c.turn.Lock()
 	defer c.turn.Unlock()
-	full := c.holdings.returned.Swap(false) || c.scan.full()
+	c.collect()
+	full := c.scan.full(c.holdings.returned.Swap(false))
 	got, g, err := c.take(ctx, op, limit, lease, full, false)
 	if err == nil {
 		err = c.open(ctx, op, g)
@@ -136,7 +154,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 			return nil, err
 		}
 	}
-	if len(got) < limit && !full && c.scan.again() {
+	if len(got) < limit && !full && !c.scan.dear {
 		more, _, err := c.take(ctx, op, limit-len(got), lease, true, true)
 		if err != nil && len(got) == 0 {
 			return nil, err
@@ -145,6 +163,9 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 		slices.SortFunc(got, func(a, b store.LeasedMessage) int {
 			return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.ID, b.ID))
 		})
+	}
+	if c.scan.dear && (c.scan.wanted || c.scan.due()) {
+		c.probe()
 	}
 	return got, nil
 }
@@ -166,10 +187,7 @@ func (c *consumer) open(ctx context.Context, op string, g gate) error {
 // take makes one claim. Its number is used up even if the answer is lost.
 func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Duration, full, ignoreRunOut bool) ([]store.LeasedMessage, gate, error) {
 	c.claim++
-	priority, id := c.scan.priority, c.scan.id
-	if full {
-		priority, id = math.MinInt16, 0
-	}
+	priorities, ids, below := c.scan.ranges(full)
 	r := claimRows{worker: c.id, claim: c.claim, got: []store.LeasedMessage{}}
 	b := c.s.batch()
 	b.add(sqlClaimTurn, c.s.claimLock, c.queueID)
@@ -177,13 +195,13 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 	if len(drained) > 0 {
 		b.add(sqlDropClaims, c.id, drained)
 	}
-	c.lowest[c.id] = c.holdings.lowest(c.claim)
-	workers, lowest := make([]int64, 0, len(c.lowest)), make([]int64, 0, len(c.lowest))
-	for w, claim := range c.lowest {
-		workers, lowest = append(workers, w), append(lowest, claim)
+	workers, lowest := c.lowestClaims()
+	text, args := sqlClaim, []any{c.s.now(), c.queueID, workers, lowest, c.id, c.claim, limit, micros(lease), ignoreRunOut,
+		priorities, ids, below}
+	if found := c.scan.candidates(); len(found) > 0 && !full {
+		text, args = sqlClaimFound, append(args, found)
 	}
-	b.add(sqlClaim, c.s.now(), c.queueID, c.id, c.claim, limit, micros(lease), priority, id, ignoreRunOut,
-		workers, lowest).Query(r.read)
+	b.add(text, args...).Query(r.read)
 	began := time.Now()
 	if err := b.send(ctx, op); err != nil {
 		// It may have been committed all the same. Nobody knows what it holds,
@@ -199,8 +217,21 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 		clear(c.lowest)
 	}
 	maps.Copy(c.lowest, r.gate.lowest)
-	c.scan.note(full, began, r.gate.work, r.got)
+	if full {
+		c.scan.looked(began, r.gate.work, len(r.got))
+	}
+	c.scan.claimed(full, limit, r.got)
 	return r.got, r.gate, nil
+}
+
+// lowestClaims are the claims from which on there may be rows, by worker.
+func (c *consumer) lowestClaims() (workers, lowest []int64) {
+	c.lowest[c.id] = c.holdings.lowest(c.claim)
+	workers, lowest = make([]int64, 0, len(c.lowest)), make([]int64, 0, len(c.lowest))
+	for w, claim := range c.lowest {
+		workers, lowest = append(workers, w), append(lowest, claim)
+	}
+	return workers, lowest
 }
 
 // claimRows decodes the rows of sqlClaim.

@@ -74,17 +74,3 @@ func TestStoppedConsumersAreForgotten(t *testing.T) {
 		}
 	}
 }
-
-// A scan that took long, which may be because it waited, puts off the next one
-// for a bounded time only.
-func TestSlowScanIsMadeAgain(t *testing.T) {
-	t.Parallel()
-	slow := scan{marked: true, took: time.Hour, slow: slowScans, last: time.Now().Add(-rescanMax)}
-	if !slow.full() || !slow.again() {
-		t.Error("no scan from the start after the longest time without one")
-	}
-	slow.last = time.Now()
-	if slow.full() || slow.again() {
-		t.Error("a slow scan is made again at once")
-	}
-}

@@ -60,6 +60,10 @@ type Store struct {
 	claimLock, enqueueLock int32
 
 	statements *statements
+	// life ends with Close, which waits for what runs in the background.
+	life       context.Context
+	end        context.CancelFunc
+	background sync.WaitGroup
 	closed     atomic.Bool
 	texts      sync.Map // SQL constant -> text with the schema's name
 	holding    sync.Map // worker id -> *holdings of a Consumer of this store
@@ -109,6 +113,7 @@ func newStore(ctx context.Context, cfg Config) (*Store, error) {
 	if s.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		return nil, s.fail(ctx, "open postgres", err)
 	}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.notifier = newNotifier(s)
 	return s, nil
 }
@@ -213,6 +218,8 @@ const sqlPing = `select 1`
 // Close sends what is left to notify and closes every connection. Calls after
 // it fail with store.ErrUnavailable.
 func (s *Store) Close() error {
+	s.end()
+	s.background.Wait()
 	s.notifier.close()
 	s.closed.Store(true)
 	s.pool.Close()

@@ -85,13 +85,6 @@ func (c *consumer) dequeue(t *tx, leased []store.LeasedMessage, limit int, lease
 	case !queue.Valid:
 		return nil, unknownQueue(t, c.queue)
 	}
-	outside, err := t.w.changedOutside(t.ctx)
-	if err != nil {
-		return nil, err
-	}
-	if outside {
-		t.wake("")
-	}
 	if anyRunOut {
 		if _, err := t.giveBack(runOut(queue.Int64, t.now)); err != nil {
 			return nil, err

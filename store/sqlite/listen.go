@@ -7,9 +7,54 @@ import (
 	"time"
 )
 
-// lookEvery is how often a listener looks whether another process has written.
-// Claims look as well, so that a busy process hears of it sooner.
-const lookEvery = 20 * time.Millisecond
+// How a listener learns that another process has written. Its write to the WAL
+// gives a notice, but it is committed a moment later, when it is flushed, which
+// gives none. So after a notice the listener looks a few times, ever more
+// rarely. A notice of this process's own commit is followed by few looks: there
+// is another writer only by chance.
+//
+// Transactions look as well, so that a busy process hears of it sooner.
+const (
+	firstLook    = 200 * time.Microsecond
+	firstLookOwn = 3 * time.Millisecond
+	// lookFor is how long it looks after a notice. Whoever takes longer to
+	// commit is found by lookRarely.
+	lookFor = 30 * time.Millisecond
+	// lookRarely finds what came without a notice.
+	lookRarely = 2 * time.Second
+	// lookOften is for systems without notices.
+	lookOften = 20 * time.Millisecond
+)
+
+// looks says when to look next.
+type looks struct {
+	next  time.Time
+	until time.Time
+	wait  time.Duration // between the last look and the next
+	grow  int           // what wait is multiplied by, in halves
+	rest  time.Duration // between looks without a notice
+}
+
+// noticed brings the next look forward, after a notice of this process's own
+// commit or of another's.
+func (l *looks) noticed(now time.Time, own bool) {
+	first, grow := firstLook, 3
+	if own {
+		first, grow = firstLookOwn, 8
+	}
+	l.until = now.Add(lookFor)
+	if at := now.Add(first); at.Before(l.next) {
+		l.next, l.wait, l.grow = at, first, grow
+	}
+}
+
+// looked puts the next look after this one.
+func (l *looks) looked(now time.Time) {
+	l.wait = min(l.wait*time.Duration(l.grow)/2, l.rest)
+	if l.next = now.Add(l.wait); l.next.After(l.until) {
+		l.next, l.wait, l.grow = now.Add(l.rest), l.rest, 2
+	}
+}
 
 // listeners are those who want to hear of writes.
 type listeners struct {
@@ -53,21 +98,37 @@ func (l *listeners) wake(queues ...string) {
 }
 
 // Listen hears of this process's writes as they are committed, and of other
-// processes' by looking at SQLite's data_version.
+// processes' by SQLite's data_version.
 func (d *database) Listen(ctx context.Context, wake func(queue string)) error {
 	remove := d.events.add(wake)
 	defer remove()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
+	l := looks{rest: lookRarely}
+	var notices chan struct{}
+	if n, err := watch(d.cfg.Path + "-wal"); err == nil {
+		notices = n.c
+		defer func() { _ = n.close() }()
+	} else {
+		l.rest = lookOften
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	commits := d.writer.commits.Load()
+	wake("") // for what came before
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-notices:
+			before := commits
+			commits = d.writer.commits.Load()
+			l.noticed(time.Now(), commits != before)
+		case <-timer.C:
 			if err := d.lookOutside(context.WithoutCancel(ctx)); err != nil {
 				return fmt.Errorf("look for other processes' writes to %s: %w", d.cfg.Path, translate(err))
 			}
+			l.looked(time.Now())
 		}
+		timer.Reset(time.Until(l.next))
 	}
 }
 

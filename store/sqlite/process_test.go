@@ -1,11 +1,14 @@
 package sqlite_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,8 +18,10 @@ import (
 
 const (
 	// childFile names the database to the test binary that runs as the other process.
-	childFile  = "PGQRS_TEST_SQLITE_CHILD"
-	childCalls = 200
+	childFile = "PGQRS_TEST_SQLITE_CHILD"
+	// childOnDemand has it write once for each line that it reads.
+	childOnDemand = "PGQRS_TEST_SQLITE_ON_DEMAND"
+	childCalls    = 200
 )
 
 // TestMain lets the test binary be the other process, too.
@@ -25,7 +30,11 @@ func TestMain(m *testing.M) {
 	if path == "" {
 		os.Exit(m.Run())
 	}
-	if err := writeAsChild(path); err != nil {
+	write := writeAsChild
+	if os.Getenv(childOnDemand) != "" {
+		write = writeOnDemand
+	}
+	if err := write(path); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -99,7 +108,7 @@ func TestListenHearsOtherProcesses(t *testing.T) {
 			}
 		})
 	}()
-	<-heard // the first look is one at a change
+	<-heard // what came before it listened
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -124,4 +133,115 @@ func TestListenHearsOtherProcesses(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("the listener ended with %v", err)
 	}
+}
+
+// writeOnDemand enqueues a message for each line of its input, and answers with
+// the time when that was done.
+func writeOnDemand(path string) error {
+	ctx := context.Background()
+	s, err := sqlite.Open(ctx, sqlite.Config{Path: path, MustExist: true})
+	if err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		if _, err := s.Messages().Insert(ctx, []store.NewMessage{{Queue: "theirs", Payload: []byte(`1`)}}); err != nil {
+			return err
+		}
+		fmt.Println(time.Now().UnixNano())
+	}
+	return s.Close()
+}
+
+// BenchmarkHear measures from the end of another process's enqueue until the
+// message is leased here, when nothing else happens.
+func BenchmarkHear(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "pgqrs.db")
+	s, err := sqlite.Open(b.Context(), sqlite.Config{Path: path})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if err := s.Install(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s.Queues().Insert(b.Context(), "theirs", store.QueuePolicy{}); err != nil {
+		b.Fatal(err)
+	}
+	c, err := s.Consumer(b.Context(), "theirs", store.WorkerOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	heard, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- s.Listen(ctx, func(string) {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	demand, answers := onDemand(b, path)
+	var delays []time.Duration
+	pause := time.NewTicker(50 * time.Millisecond)
+	defer pause.Stop()
+	for b.Loop() {
+		<-pause.C
+		fmt.Fprintln(demand)
+		var leased []store.LeasedMessage
+		var at time.Time
+		for len(leased) == 0 {
+			<-heard
+			if leased, err = c.Dequeue(b.Context(), 1, time.Minute); err != nil {
+				b.Fatal(err)
+			}
+			at = time.Now()
+		}
+		var done int64
+		if _, err := fmt.Fscanln(answers, &done); err != nil {
+			b.Fatal(err)
+		}
+		delays = append(delays, at.Sub(time.Unix(0, done)))
+		if errs, err := c.Archive(b.Context(), leased[0].Lease); err != nil || errs[0] != nil {
+			b.Fatal(errs, err)
+		}
+	}
+	slices.Sort(delays)
+	for name, share := range map[string]float64{"p50-us": 0.5, "p99-us": 0.99} {
+		b.ReportMetric(float64(delays[int(share*float64(len(delays)-1))].Microseconds()), name)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
+}
+
+// onDemand starts a process that writes for each line that it is sent.
+func onDemand(b *testing.B, path string) (demand io.Writer, answers io.Reader) {
+	b.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	child := exec.CommandContext(context.WithoutCancel(b.Context()), exe)
+	child.Env = append(os.Environ(), childFile+"="+path, childOnDemand+"=1")
+	child.Stderr = os.Stderr
+	in, err := child.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = in.Close()
+		if err := child.Wait(); err != nil {
+			b.Errorf("the other process: %v", err)
+		}
+	})
+	return in, bufio.NewReader(out)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync/atomic"
 )
 
 // flush says whether a transaction's commit waits for the disk.
@@ -37,6 +38,8 @@ type writer struct {
 	// version is SQLite's data_version as last seen: it changes when another
 	// connection has written.
 	version int64
+	// commits counts those that were begun. Each writes to the WAL.
+	commits atomic.Int64
 }
 
 func openWriter(ctx context.Context, path string) (*writer, error) {
@@ -127,6 +130,7 @@ type tx struct {
 	w     *writer
 	now   int64 // microseconds
 	wakes []string
+	news  bool // another process has written
 }
 
 // write runs fn in a transaction of the writer, and wakes those who listen
@@ -149,6 +153,9 @@ func (d *database) write(ctx context.Context, how flush, fn func(*tx) error) err
 	t := &tx{d: d, w: d.writer}
 	err := t.run(wait, how, fn)
 	<-d.writer.turn
+	if t.news {
+		d.events.wake("") // whatever became of this
+	}
 	if err != nil {
 		return timedOut(ctx, translate(err))
 	}
@@ -173,8 +180,12 @@ func (t *tx) run(wait context.Context, how flush, fn func(*tx) error) error {
 	}
 	// The clock is read inside: whoever writes later has the later time.
 	t.now = t.d.now()
-	err := fn(t)
+	var err error
+	if t.news, err = t.w.changedOutside(t.ctx); err == nil {
+		err = fn(t)
+	}
 	if err == nil {
+		t.w.commits.Add(1)
 		_, err = t.exec(sqlCommit)
 	}
 	if err == nil {

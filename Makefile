@@ -61,8 +61,9 @@ demo: build examples ## run 10,000 real jobs on SQLite, or on DSN=postgres://...
 	@scripts/demo.sh
 
 .PHONY: drain
-drain: build examples ## drain 200,000 no-op messages on Postgres and print jobs/s
-	@scripts/drain.sh
+drain: build ## drain 200,000 no-op messages on Postgres, or on DSN=..., and print jobs/s
+	@if [ -n "$$DSN" ]; then PGQRS_DSN=$$DSN bin/pgqrsd bench drain --queue-size 200000; \
+	else scripts/with-postgres.sh --durable sh -c 'PGQRS_DSN=$$PGQRS_TEST_DSN exec bin/pgqrsd bench drain --queue-size 200000'; fi
 
 ##### Measure it beside its peers, in the module bench/
 

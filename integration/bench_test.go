@@ -171,7 +171,7 @@ func (y *yard) gone(pids []int) {
 func TestBenchMeasures(t *testing.T) {
 	t.Parallel()
 	onYards(t, func(t *testing.T, y *yard) {
-		b := y.bench("--queue-size", "5000", "--handlers", "2", "--archived", "100")
+		b := y.bench("--queue-size", "2000", "--handlers", "2", "--archived", "100")
 		if code := b.status(); code != 0 {
 			t.Fatalf("status %d:\n%s", code, b.err.String())
 		}
@@ -187,7 +187,7 @@ func TestBenchMeasures(t *testing.T) {
 			} `json:"settings"`
 		}
 		must(t, json.Unmarshal(b.out.Bytes(), &r))
-		if r.Mode != "drain" || r.Messages != 5000 || r.JobsPerSecond <= 0 || r.Memory <= 0 || r.Settings.QueueSize != 5000 || r.Settings.Archived != 100 {
+		if r.Mode != "drain" || r.Messages != 2000 || r.JobsPerSecond <= 0 || r.Memory <= 0 || r.Settings.QueueSize != 2000 || r.Settings.Archived != 100 {
 			t.Errorf("the report is %s", b.out.String())
 		}
 		if (y.conn != nil) != (r.Backend == "postgres") {
@@ -242,7 +242,7 @@ func TestBenchKilled(t *testing.T) {
 		if y.conn != nil && len(held) != 2 || y.conn == nil && len(held) != 1 {
 			t.Errorf("beside the living run's scratch there is more: %v", held)
 		}
-		next := y.bench("--queue-size", "1000")
+		next := y.bench("--queue-size", "300")
 		if code := next.status(); code != 0 {
 			t.Fatalf("status %d:\n%s", code, next.err.String())
 		}

@@ -102,7 +102,7 @@ func idleFields(i *bench.IdleFigures) [][2]string {
 func (a *app) printWindows(windows []bench.Window) error {
 	cols := []column{
 		{head: "FROM", right: true}, {head: "MESSAGES", right: true}, {head: "START P50", right: true}, {head: "P99", right: true},
-		{head: "DONE P50", right: true}, {head: "P99", right: true}, {head: "READY AT END", right: true},
+		{head: "DONE P50", right: true}, {head: "P99", right: true}, {head: "READY", right: true},
 	}
 	var rows [][]string
 	for _, w := range windows {
@@ -114,7 +114,14 @@ func (a *app) printWindows(windows []bench.Window) error {
 	return writeTable(a.out, cols, rows)
 }
 
-func ms(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) + " ms" }
+// ms is milliseconds in as many digits as anybody reads.
+func ms(v float64) string {
+	digits := 2
+	if v >= 1000 {
+		digits = 0
+	}
+	return strconv.FormatFloat(v, 'f', digits, 64) + " ms"
+}
 
 func megabytes(n int64) string { return strconv.FormatFloat(float64(n)/(1<<20), 'f', 0, 64) + " MB" }
 

@@ -28,7 +28,6 @@ func (r *run) drain(ctx context.Context) error {
 	err = r.withDaemon(ctx, func(p *process, started time.Time) error {
 		w := &watch{p: p, seen: r.sampler(p, total)}
 		from := moment{at: started}
-		asleep := started
 		if r.InFlight > 0 {
 			if enqueuing, err = r.fillBehindSleepers(ctx, p); err != nil {
 				return err
@@ -48,8 +47,8 @@ func (r *run) drain(ctx context.Context) error {
 			return err
 		}
 		figures = workBetween(from, to)
-		if r.InFlight > 0 && time.Since(asleep) >= r.Sleep {
-			return fmt.Errorf("the sleeping jobs woke before the others were done; give them a longer --sleep than %s", r.Sleep)
+		if err := r.checkAsleep(time.Since(started)); err != nil {
+			return err
 		}
 		return r.checkDone(w.last.done, total)
 	})
@@ -153,6 +152,15 @@ func (r *run) sampleMemory(p *process, done int64) error {
 		return err
 	}
 	r.report.MemorySamples = append(r.report.MemorySamples, MemorySample{MessagesDone: done, Bytes: bytes})
+	return nil
+}
+
+// checkAsleep refuses a measurement that the sleeping jobs may have left early.
+// They began some time after the daemon's process.
+func (r *run) checkAsleep(sinceStart time.Duration) error {
+	if r.InFlight > 0 && sinceStart >= r.Sleep {
+		return fmt.Errorf("the sleeping jobs woke before the others were done; give them a longer --sleep than %s", r.Sleep)
+	}
 	return nil
 }
 

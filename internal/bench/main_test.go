@@ -110,7 +110,7 @@ func (b *bed) run(change func(o *Options)) *Report {
 func (b *bed) try(ctx context.Context, change func(o *Options)) (*Report, error) {
 	b.Helper()
 	o := DefaultOptions()
-	o.QueueSize = 2000
+	o.QueueSize = 500
 	change(&o)
 	return Run(ctx, Config{
 		Store: b.store, Options: o, Version: "v-test",

@@ -17,20 +17,18 @@ func TestDrain(t *testing.T) {
 		if r.Mode != Drain || r.Cores < 1 || r.GoVersion == "" || r.Version != "v-test" || r.ServerVersion == "" {
 			b.Errorf("the report's head is %+v", r)
 		}
-		want := Settings{QueueSize: 2000, Handlers: 1, Concurrency: 100, PayloadBytes: 200, Retain: "archive"}
+		want := Settings{QueueSize: 500, Handlers: 1, Concurrency: 100, PayloadBytes: 200, Retain: "archive"}
 		if r.Settings != want {
 			b.Errorf("settings are %+v, want %+v", r.Settings, want)
 		}
-		b.works(r, 2000)
+		b.works(r, 500)
 		if r.EnqueuePerSecond <= 0 {
 			b.Errorf("enqueued at %f a second", r.EnqueuePerSecond)
 		}
 		if len(r.MemorySamples) == 0 || r.DaemonPeakMemoryBytes < r.MemorySamples[0].Bytes {
 			b.Errorf("memory: peak %d, samples %v", r.DaemonPeakMemoryBytes, r.MemorySamples)
 		}
-		if r.LatencyFigures != nil || r.IdleFigures != nil {
-			b.Errorf("a drain reports %+v and %+v", r.LatencyFigures, r.IdleFigures)
-		}
+		b.printed(r)
 	})
 }
 
@@ -52,7 +50,7 @@ func (b *bed) works(r *Report, messages int64) {
 func TestDrainRetainsNothing(t *testing.T) {
 	onBackends(t, func(b *bed) {
 		r := b.run(func(o *Options) { o.Retain, o.Archived, o.Handlers = daemon.RetainDelete, 30, 2 })
-		b.works(r, 2000)
+		b.works(r, 500)
 	})
 }
 
@@ -60,18 +58,21 @@ func TestDrainRetainsNothing(t *testing.T) {
 func TestDrainAmidOthers(t *testing.T) {
 	onBackends(t, func(b *bed) {
 		r := b.run(func(o *Options) {
-			o.Backlog, o.Archived, o.Delayed, o.WarmUp, o.Handlers, o.PayloadBytes = 20_000, 7000, 500, 1000, 2, minPayload
+			o.Backlog, o.Archived, o.Delayed, o.WarmUp, o.Handlers, o.PayloadBytes = 3000, 600, 300, 400, 2, minPayload
+			if b.conn != nil {
+				o.Archived = fillBatch + 200
+			}
 			o.HoldSnapshot = b.conn != nil
 		})
-		b.works(r, 2000)
+		b.works(r, 500)
 	})
 }
 
 func TestDrainBesideSleepingJobs(t *testing.T) {
 	onBackends(t, func(b *bed) {
-		r := b.run(func(o *Options) { o.InFlight, o.Sleep, o.WarmUp, o.Handlers = 300, 5*time.Minute, 100, 2 })
-		b.works(r, 2000)
-		if r.Settings.InFlight != 300 || r.Settings.SleepSeconds != 300 {
+		r := b.run(func(o *Options) { o.InFlight, o.Sleep, o.WarmUp, o.Handlers = 150, 5*time.Minute, 100, 2 })
+		b.works(r, 500)
+		if r.Settings.InFlight != 150 || r.Settings.SleepSeconds != 300 {
 			b.Errorf("settings are %+v", r.Settings)
 		}
 	})
@@ -119,34 +120,45 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// What a mode does not measure is absent, and the names are those of the page.
-func TestReportAsJSON(t *testing.T) {
-	b := sqliteBed(t)
-	raw, err := json.Marshal(b.run(func(*Options) {}))
+// printed checks the names of the JSON. What a mode does not measure is absent.
+func (b *bed) printed(r *Report) {
+	b.Helper()
+	raw, err := json.Marshal(r)
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	for _, name := range []string{"mode", "backend", "server_version", "cores", "messages", "seconds", "jobs_per_second",
 		"enqueue_per_second", "daemon_cpu_us_per_job", "handler_cpu_us_per_job", "daemon_peak_memory_bytes", "memory_samples"} {
 		if !strings.Contains(string(raw), `"`+name+`":`) {
-			t.Errorf("no %s in %s", name, raw)
+			b.Errorf("no %s in %s", name, raw)
 		}
 	}
 	for _, name := range []string{"start_p50_ms", "windows", "statements_per_second", "daemon_cpu_percent", "rate"} {
 		if strings.Contains(string(raw), `"`+name+`":`) {
-			t.Errorf("a drain has %s: %s", name, raw)
+			b.Errorf("a drain has %s: %s", name, raw)
 		}
 	}
 }
 
-// A handler that cannot do its jobs is an error with the reason, not a figure.
+func TestSleepingJobsMustSleepOn(t *testing.T) {
+	o := DefaultOptions()
+	o.InFlight, o.Sleep = 5, time.Minute
+	r := &run{Options: &o}
+	if err := r.checkAsleep(59 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := r.checkAsleep(time.Minute); err == nil || !strings.Contains(err.Error(), "--sleep") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// What cannot be measured is an error with the reason, not a figure.
 func TestRefusals(t *testing.T) {
 	b := sqliteBed(t)
 	for name, change := range map[string]func(o *Options){
 		"--queue-size must be 1 to":            func(o *Options) { o.QueueSize = 0 },
 		"the mode must be drain":               func(o *Options) { o.Mode = "fast" },
 		"--hold-snapshot needs PostgreSQL":     func(o *Options) { o.HoldSnapshot = true },
-		"woke before the others were done":     func(o *Options) { o.InFlight, o.Sleep, o.QueueSize = 1, time.Second, 30_000 },
 		"--in-flight and --concurrency must":   func(o *Options) { o.InFlight = 100_000 },
 		"--retain must be archive: steady":     func(o *Options) { o.Mode, o.Retain = Steady, daemon.RetainDelete },
 		"--retain must be archive or delete":   func(o *Options) { o.Retain = "keep" },

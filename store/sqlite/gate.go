@@ -10,9 +10,11 @@ import (
 
 const (
 	// A writer stands back for at most yieldFor. If the other has not come in
-	// by then, it is not waited for again for a while.
-	yieldFor   = 50 * time.Millisecond
-	yieldAgain = time.Second
+	// by then, it is not waited for again for a while, which doubles: somebody
+	// else may have locked the directory, for reasons of their own and for long.
+	yieldFor  = 50 * time.Millisecond
+	restLeast = time.Second
+	restMost  = time.Minute
 )
 
 // gate is how processes take turns to write. SQLite itself has no queue: who
@@ -26,7 +28,8 @@ const (
 type gate struct {
 	dir     *os.File // nil where there is none to be had
 	waiting bool
-	rest    time.Time // when it may stand back again
+	vain    time.Duration // how long it did not stand back after the last time in vain
+	rest    time.Time     // when it may stand back again
 }
 
 func openGate(path string) *gate {
@@ -60,29 +63,31 @@ func (g *gate) pass() {
 	}
 }
 
-// othersWait reports whether another process shows that it waits.
+// othersWait reports whether another process shows that it waits. An exclusive
+// lock is not one of these: somebody else holds it, for something else.
 func (g *gate) othersWait() bool {
 	if g.dir == nil {
 		return false
 	}
-	if err := unix.Flock(int(g.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return true
-	}
-	_ = unix.Flock(int(g.dir.Fd()), unix.LOCK_UN)
-	return false
+	fd := int(g.dir.Fd())
+	wait := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil && unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) == nil
+	_ = unix.Flock(fd, unix.LOCK_UN)
+	return wait
 }
 
 // standBack lets another process that waits write first.
 func (g *gate) standBack() {
-	if !g.othersWait() || time.Now().Before(g.rest) {
+	if time.Now().Before(g.rest) || !g.othersWait() {
 		return
 	}
 	// A lock between processes tells nobody when it is free, so this looks.
 	for end := time.Now().Add(yieldFor); time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		if !g.othersWait() {
+			g.vain = 0
 			return
 		}
 	}
-	g.rest = time.Now().Add(yieldAgain)
+	g.vain = min(max(2*g.vain, restLeast), restMost)
+	g.rest = time.Now().Add(g.vain)
 }

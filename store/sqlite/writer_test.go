@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgqrs/pgqrsd/store"
 )
 
@@ -280,4 +282,42 @@ func TestWritersTakeTurns(t *testing.T) {
 	}
 	close(stop)
 	busy.Wait()
+}
+
+// TestForeignLocksOfTheDirectory holds that whoever locks the directory for
+// something else is not taken for a writer that waits.
+func TestForeignLocksOfTheDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	g, other := openGate(path), openGate(path)
+	t.Cleanup(func() { _, _ = g.close(), other.close() })
+	lock := func(how int) {
+		t.Helper()
+		if err := unix.Flock(int(other.dir.Fd()), how); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock(unix.LOCK_EX)
+	if g.othersWait() {
+		t.Error("an exclusive lock is taken for a writer that waits")
+	}
+	lock(unix.LOCK_UN)
+	other.wait()
+	if !g.othersWait() {
+		t.Error("a writer that waits is not seen")
+	}
+	var rests []time.Duration
+	for range 9 {
+		g.rest = time.Time{}
+		g.standBack() // in vain
+		rests = append(rests, g.vain)
+	}
+	if rests[0] != restLeast || rests[1] != 2*restLeast || rests[8] != restMost {
+		t.Errorf("after standing back in vain it rests for %v", rests)
+	}
+	g.rest = time.Time{}
+	other.pass()
+	g.standBack()
+	if g.othersWait() || !g.rest.IsZero() {
+		t.Error("nobody waits, and it rests")
+	}
 }

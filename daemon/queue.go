@@ -27,11 +27,11 @@ type queue struct {
 	end  context.CancelFunc
 	done chan struct{}
 
-	news   signal      // messages may be ready, or the consumer's state changed
-	room   signal      // handlers may have room
-	record signal      // there are results
-	keep   signal      // there are jobs to keep
-	parked atomic.Bool // waits for news alone
+	news   signal       // messages may be ready, or the consumer's state changed
+	room   signal       // handlers may have room
+	record signal       // there are results
+	keep   signal       // there are jobs to keep
+	parked atomic.Int64 // since when it waits for news alone; 0 if it does not
 
 	mu       sync.Mutex
 	cfg      QueueConfig

@@ -29,8 +29,8 @@ func (i *idle) wait(ctx context.Context, some bool) {
 		sleep(ctx, jittered(i.last), i.q.news)
 		return
 	}
-	i.q.parked.Store(true)
-	defer i.q.parked.Store(false)
+	i.q.parked.Store(time.Now().UnixNano())
+	defer i.q.parked.Store(0)
 	select {
 	case <-ctx.Done():
 	case <-i.q.news:
@@ -42,7 +42,7 @@ func (i *idle) wait(ctx context.Context, some bool) {
 // for all of them at once, so that many idle queues cost no more than one.
 func (d *Daemon) sweep(ctx context.Context) error {
 	for sleep(ctx, jittered(d.cfg.PollInterval), nil) {
-		names := d.parkedQueues()
+		names := d.parkedQueues(d.cfg.PollInterval / 2)
 		if len(names) == 0 {
 			continue
 		}
@@ -65,11 +65,12 @@ func (d *Daemon) sweep(ctx context.Context) error {
 	return nil
 }
 
-// parkedQueues are the queues that wait to be woken.
-func (d *Daemon) parkedQueues() []string {
+// parkedQueues are the queues that have waited so long to be woken. One that is
+// woken now and then needs no looking after.
+func (d *Daemon) parkedQueues(long time.Duration) []string {
 	var names []string
 	for _, q := range d.allQueues() {
-		if q.parked.Load() {
+		if since := q.parked.Load(); since != 0 && time.Since(time.Unix(0, since)) >= long {
 			names = append(names, q.name)
 		}
 	}

@@ -44,7 +44,10 @@ order by p.id`
 )
 
 // admin manages queues and workers and keeps the house clean.
-type admin struct{ worker }
+type admin struct {
+	worker
+	due due
+}
 
 var _ store.Admin = (*admin)(nil)
 
@@ -54,7 +57,7 @@ func (s *Store) Admin(ctx context.Context, opts store.WorkerOptions) (store.Admi
 	if err != nil {
 		return nil, err
 	}
-	return &admin{w}, nil
+	return &admin{worker: w}, nil
 }
 
 func (a *admin) Install(ctx context.Context) error { return a.s.Install(ctx) }

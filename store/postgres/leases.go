@@ -17,13 +17,16 @@ const (
 	// the claims $5 are locked.
 	heldLeases = `
 with claimed as materialized (
-    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $2 and c.claim = any($5::bigint[])
+    select c.claim, unnest(c.ids) as id from unnest($5::bigint[]) k(claim) cross join lateral (
+        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $2 and c.claim = k.claim limit 1
+    ) c
 ),
+there as materialized (select m.id from {{schema}}.messages m where m.id = any($4::bigint[])),
 held as materialized (
     select i.ord, i.claim, i.id
     from unnest($3::bigint[], $4::bigint[]) with ordinality as i(claim, id, ord)
     join claimed c on c.claim = i.claim and c.id = i.id
-    where exists (select from {{schema}}.messages m where m.id = i.id)
+    join there on there.id = i.id
 )`
 
 	// The time is of no use to sqlStarted; its parameter keeps the others' places.
@@ -31,14 +34,18 @@ held as materialized (
 marked as (
     update {{schema}}.claims c
     set started = array(select unnest(c.started) union select h.id from held h where h.claim = c.claim)
-    where c.worker_id = $2 and c.claim in (select claim from held)
+    where c.ctid = any(array(select d.ctid from (select distinct claim from held) k cross join lateral (
+        select d.ctid from {{schema}}.claims d where d.worker_id = $2 and d.claim = k.claim limit 1
+    ) d))
 )
 select ord from held where $1::timestamptz is null or true`
 
 	sqlExtend = heldLeases + `,
 renewed as (
     update {{schema}}.claims c set expires_at = {{now}} + $6 * interval '1 microsecond'
-    where c.worker_id = $2 and c.claim in (select claim from held)
+    where c.ctid = any(array(select d.ctid from (select distinct claim from held) k cross join lateral (
+        select d.ctid from {{schema}}.claims d where d.worker_id = $2 and d.claim = k.claim limit 1
+    ) d))
 )
 select ord from held`
 
@@ -50,7 +57,9 @@ news as (
 ),
 told as (
     update {{schema}}.claims c set progress = coalesce(c.progress, '{}') || n.progress
-    from news n where c.worker_id = $2 and c.claim = n.claim
+    from news n where c.claim = n.claim and c.ctid = any(array(select d.ctid from news k cross join lateral (
+        select d.ctid from {{schema}}.claims d where d.worker_id = $2 and d.claim = k.claim limit 1
+    ) d))
 )
 select ord from held`
 )
@@ -139,7 +148,7 @@ func (c *consumer) mark(ctx context.Context, op, text string, leases []store.Lea
 	return errs, nil
 }
 
-const sqlMarkPlan = `select set_config('synchronous_commit', 'off', true)`
+const sqlMarkPlan = `select set_config('synchronous_commit', 'off', true), ` + planHashed
 
 // Archive settles leases as done.
 func (c *consumer) Archive(ctx context.Context, leases ...store.Lease) ([]error, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,11 +35,14 @@ from w where u.id = w.id returning u.id`
 select q.id, q.name from {{schema}}.queues q where q.id in (select c.queue_id from {{schema}}.claims c where c.expires_at <= {{now}})
 order by q.id`
 
-	// sqlPromote makes due messages ready. Two of it share the work.
+	// sqlPromote makes messages ready that are due and were not long before $3,
+	// where none is left but dead rows. Two of it share the work.
 	sqlPromote = `
 with due as (
     delete from {{schema}}.delayed d where d.id in (
-        select id from {{schema}}.delayed where due_at <= {{now}} order by due_at limit $2 for update skip locked)
+        select id from {{schema}}.delayed
+        where due_at <= {{now}} and due_at > coalesce($3::timestamptz, '-infinity') - interval '5 s'
+        order by due_at limit $2 for update skip locked)
     returning d.id, d.enqueued_at, d.due_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
 ),
 ready as (
@@ -46,12 +50,13 @@ ready as (
     select id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload from due
     returning queue_id
 )
-select count(*), coalesce(array_agg(distinct q.name), '{}')
+select {{now}}, count(*), coalesce(array_agg(distinct q.name), '{}')
 from ready r join {{schema}}.queues q on q.id = r.queue_id`
 
 	sqlNextDue = `
 select case when min(due_at) is null then -1
-    else greatest(0, ceil(extract(epoch from min(due_at) - {{now}}) * 1000000))::bigint end from {{schema}}.delayed`
+    else greatest(0, ceil(extract(epoch from min(due_at) - {{now}}) * 1000000))::bigint end
+from {{schema}}.delayed where due_at > coalesce($2::timestamptz, '-infinity') - interval '5 s'`
 
 	// sqlLead makes worker $2, if it is ready, the leader unless another one's
 	// time has not run out.
@@ -176,17 +181,53 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 	return total, nil
 }
 
+// due remembers until when the delayed messages have been made ready, so that
+// the next look need not pass over their dead rows, which pile up while an old
+// snapshot is open. It is a hint: a message may commit after its time has come.
+// So a look goes some seconds back, and to the beginning at intervals.
+type due struct {
+	sync.Mutex
+	until time.Time // by the database's clock
+	full  time.Time
+}
+
+// dueFull is how often all delayed messages are looked at.
+const dueFull = 5 * time.Second
+
+// from is where to begin; nil is the beginning.
+func (d *due) from() *time.Time {
+	if time.Since(d.full) >= dueFull {
+		d.until, d.full = time.Time{}, time.Now()
+	}
+	if d.until.IsZero() {
+		return nil
+	}
+	return &d.until
+}
+
+// promoted takes note of a look; all says that nothing due was left.
+func (d *due) promoted(now time.Time, all bool) {
+	if all {
+		d.until = now
+	}
+}
+
 // Promote makes delayed messages that are due ready.
 func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, error) {
 	const op = "make delayed messages ready"
 	var moved, next int64
 	var queues []string
+	var now time.Time
+	a.due.Lock()
+	defer a.due.Unlock()
+	from := a.due.from()
 	b := a.s.batch()
-	b.add(sqlPromote, a.s.now(), limit).QueryRow(func(r pgx.Row) error { return r.Scan(&moved, &queues) })
-	b.add(sqlNextDue, a.s.now()).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
+	b.add(sqlPromote, a.s.now(), limit, from).QueryRow(func(r pgx.Row) error { return r.Scan(&now, &moved, &queues) })
+	b.add(sqlNextDue, a.s.now(), from).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
 	if err := b.send(ctx, op); err != nil {
 		return 0, 0, err
 	}
+	a.due.promoted(now, moved < int64(limit))
 	a.s.notifier.add(queues...)
 	if next < 0 {
 		return moved, -1, nil

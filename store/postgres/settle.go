@@ -13,10 +13,16 @@ import (
 const (
 	sqlSettlePlan = `select ` + planHashed
 
-	// sqlLockClaims waits for others who write these claims. The next
-	// statement's snapshot then sees what they did.
+	// sqlLockClaims waits for others who write these claims, which are in order.
+	// The next statement's snapshot then sees what they did.
+	//
+	// Here and below each claim is looked up by itself. Left the choice, the
+	// planner reads all of the worker's, and the dead ones with them, which
+	// pile up while an old snapshot is open.
 	sqlLockClaims = `
-select claim from {{schema}}.claims where worker_id = $1 and claim = any($2::bigint[]) order by claim for update`
+select c.claim from unnest($2::bigint[]) k(claim) cross join lateral (
+    select c.claim from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1 for update
+) c`
 
 	// sqlSettleDone archives those of the items ($3, $4) as done, with their
 	// outputs $6, whose claim is there and holds them; $5 is the distinct
@@ -27,7 +33,9 @@ with item as materialized (
     from unnest($3::bigint[], $4::bigint[], $6::text[]) with ordinality as i(claim, id, output, ord)
 ),
 claimed as materialized (
-    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $2 and c.claim = any($5::bigint[])
+    select c.claim, unnest(c.ids) as id from unnest($5::bigint[]) k(claim) cross join lateral (
+        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $2 and c.claim = k.claim limit 1
+    ) c
 ),
 held as materialized (
     select i.id, i.ord, i.output from item i join claimed c on c.claim = i.claim and c.id = i.id
@@ -54,7 +62,9 @@ with item as materialized (
     select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
 ),
 claimed as materialized (
-    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($4::bigint[])
+    select c.claim, unnest(c.ids) as id from unnest($4::bigint[]) k(claim) cross join lateral (
+        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1
+    ) c
 ),
 held as materialized (
     select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
@@ -68,7 +78,10 @@ select count(*), case when count(*) < cardinality($3::bigint[])
     then (select array_agg(h.ord) from held h where h.id in (select id from gone)) end
 from gone`
 
-	sqlDropClaims = `delete from {{schema}}.claims where worker_id = $1 and claim = any($2::bigint[])`
+	sqlDropClaims = `
+delete from {{schema}}.claims c where c.ctid = any(array(select d.ctid from unnest($2::bigint[]) k(claim) cross join lateral (
+    select d.ctid from {{schema}}.claims d where d.worker_id = $1 and d.claim = k.claim limit 1
+) d))`
 )
 
 // Settle records outcomes; see store.Consumer.

@@ -21,7 +21,9 @@ with item as materialized (
     select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
 ),
 claimed as materialized (
-    select c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($4::bigint[])
+    select c.claim, unnest(c.ids) as id from unnest($4::bigint[]) k(claim) cross join lateral (
+        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1
+    ) c
 ),
 held as materialized (
     select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
@@ -79,11 +81,15 @@ delete from {{schema}}.runs where run_id = any($1::bigint[])`
 update {{schema}}.claims c set
     ids = array(select i from unnest(c.ids) i where i <> all($3::bigint[])),
     started = array(select i from unnest(c.started) i where i <> all($3::bigint[]))
-where c.worker_id = $1 and c.claim = any($2::bigint[])`
+where c.ctid = any(array(select d.ctid from unnest($2::bigint[]) k(claim) cross join lateral (
+    select d.ctid from {{schema}}.claims d where d.worker_id = $1 and d.claim = k.claim limit 1
+) d))`
 
 	// sqlDropEmptyClaims drops claims none of whose messages are left.
 	sqlDropEmptyClaims = `
-delete from {{schema}}.claims c where c.worker_id = $1 and c.claim = any($2::bigint[])
+delete from {{schema}}.claims c where c.ctid = any(array(select d.ctid from unnest($2::bigint[]) k(claim) cross join lateral (
+    select d.ctid from {{schema}}.claims d where d.worker_id = $1 and d.claim = k.claim limit 1
+) d))
     and not exists (select from {{schema}}.messages m where m.id = any(c.ids))`
 )
 

@@ -181,3 +181,25 @@ func TestGrouped(t *testing.T) {
 		}
 	}
 }
+
+// Gaps are random, and as long as the rate wants on average.
+func TestGaps(t *testing.T) {
+	for rate, spread := range map[float64]float64{singleRate: 1, 2 * singleRate: 0.29} {
+		o := DefaultOptions()
+		o.Rate = rate
+		g := (&run{Options: &o}).newGenerator()
+		const n = 200_000
+		sum, squares := 0.0, 0.0
+		for range n {
+			gap := g.gap()
+			sum += gap
+			squares += (gap - 1) * (gap - 1)
+		}
+		if mean := sum / n; math.Abs(mean-1) > 0.02 {
+			t.Errorf("at %g/s the gaps are %g on average, want 1", rate, mean)
+		}
+		if deviation := math.Sqrt(squares / n); math.Abs(deviation-spread) > 0.05 {
+			t.Errorf("at %g/s the gaps deviate by %g, want %g", rate, deviation, spread)
+		}
+	}
+}

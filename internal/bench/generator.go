@@ -59,7 +59,7 @@ func (g *generator) run(ctx context.Context, end time.Time) error {
 		}
 		for now := time.Now(); !next.After(now) && next.Before(end); {
 			owed += g.r.Rate / arrivals
-			next = next.Add(time.Duration(g.rand.ExpFloat64() / arrivals * float64(time.Second)))
+			next = next.Add(time.Duration(g.gap() / arrivals * float64(time.Second)))
 		}
 		whole := min(int(owed), fillBatch)
 		owed -= float64(whole)
@@ -68,6 +68,15 @@ func (g *generator) run(ctx context.Context, end time.Time) error {
 		}
 	}
 	return nil
+}
+
+// gap is the time to the next arrival, 1 on average: exponential, as of many
+// who know nothing of each other. Batches vary less, or they would miss the rate.
+func (g *generator) gap() float64 {
+	if g.r.Rate > singleRate {
+		return 0.5 + g.rand.Float64()
+	}
+	return g.rand.ExpFloat64()
 }
 
 func (g *generator) enqueue(ctx context.Context, n int) error {

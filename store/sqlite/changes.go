@@ -165,6 +165,9 @@ const (
 SELECT m.id, m.attempts, q.max_attempts, m.errors, l.worker_id
 FROM json_each(?1) j CROSS JOIN messages m ON m.id = j.value
     CROSS JOIN queues q ON q.id = m.queue_id CROSS JOIN leases l ON l.message_id = m.id`
+	// Most calls are about one claim.
+	sqlLowerHeldOne = `UPDATE claims SET held = held - ?3 WHERE worker_id = ?1 AND claim = ?2`
+	sqlEndClaimOne  = `DELETE FROM claims WHERE worker_id = ?1 AND claim = ?2 AND held <= 0`
 	// With each row a worker, a claim, and how many leases it has lost.
 	withClaims = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
@@ -201,12 +204,19 @@ func (t *tx) endLeases(leases []store.Lease) error {
 		ids[i] = l.ID
 		ended[store.Lease{Worker: l.Worker, Claim: l.Claim}]++
 	}
+	if err := t.deleteIDs(ids, leasesOfMessages); err != nil {
+		return err
+	}
+	if claim := (store.Lease{Worker: leases[0].Worker, Claim: leases[0].Claim}); len(ended) == 1 {
+		if _, err := t.exec(sqlLowerHeldOne, claim.Worker, claim.Claim, ended[claim]); err != nil {
+			return err
+		}
+		_, err := t.exec(sqlEndClaimOne, claim.Worker, claim.Claim)
+		return err
+	}
 	var claims records
 	for c, n := range ended {
 		claims.add(c.Worker, c.Claim, n)
-	}
-	if err := t.deleteIDs(ids, leasesOfMessages); err != nil {
-		return err
 	}
 	return t.each([]any{claims.n, claims.buf}, sqlLowerHeld, sqlEndClaims)
 }

@@ -19,6 +19,9 @@ type consumer struct {
 	// claim is the number of the last claim. It lives in memory alone: a worker
 	// row is of one process, so that its numbers never recur.
 	claim atomic.Int64
+	// leased is how many messages the last claim found: about as many as the
+	// next one will.
+	leased atomic.Int64
 }
 
 func (d *database) Consumer(ctx context.Context, queue string, opts store.WorkerOptions) (store.Consumer, error) {
@@ -56,7 +59,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 	if limit <= 0 || lease <= 0 {
 		return nil, fmt.Errorf("lease messages of queue %s: limit %d and lease %s must be positive: %w", c.queue, limit, lease, store.ErrInvalid)
 	}
-	leased := []store.LeasedMessage{}
+	leased := make([]store.LeasedMessage, 0, min(limit, int(c.leased.Load())+16))
 	err := c.d.write(ctx, unflushed, func(t *tx) (err error) {
 		leased, err = c.dequeue(t, leased, limit, lease)
 		return err
@@ -64,6 +67,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 	if err != nil {
 		return nil, fmt.Errorf("lease messages of queue %s: %w", c.queue, err)
 	}
+	c.leased.Store(int64(len(leased)))
 	return leased, nil
 }
 

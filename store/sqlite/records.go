@@ -105,6 +105,10 @@ f(i, id, worker_id, claim) AS (
     FROM r)`
 
 const (
+	// Most calls are about one run of leases, and a batch of one row costs more
+	// than all the rest.
+	sqlCountHeldRun = `
+SELECT count(*) FROM leases WHERE message_id BETWEEN ?1 AND ?2 AND +worker_id = ?3 AND +claim = ?4`
 	// With each row the first and the last id of a run of leases, and their
 	// worker and claim.
 	sqlCountHeld = `
@@ -125,9 +129,8 @@ func held(q querier, leases []store.Lease) ([]bool, error) {
 	if len(leases) == 0 {
 		return is, nil
 	}
-	runs := leaseRuns(leases)
-	var count int
-	if err := q.row(sqlCountHeld, []any{runs.n, runs.buf}, &count); err != nil {
+	count, err := countHeld(q, leaseRuns(leases))
+	if err != nil {
 		return nil, err
 	}
 	if count == len(leases) {
@@ -147,9 +150,29 @@ func held(q querier, leases []store.Lease) ([]bool, error) {
 	return is, q.rows(sqlListHeld, []any{rec.n, rec.buf}, scanInto(func() { is[i] = true }, &i))
 }
 
-// leaseRuns is leases as runs of ids that follow one another, under one claim:
-// few, for most of a claim is settled together.
-func leaseRuns(leases []store.Lease) (runs records) {
+func countHeld(q querier, runs []leaseRun) (count int, err error) {
+	if len(runs) == 1 {
+		r := runs[0]
+		err = q.row(sqlCountHeldRun, []any{r.first.ID, r.last, r.first.Worker, r.first.Claim}, &count)
+		return count, err
+	}
+	var rec records
+	rec.grow(len(runs), 4)
+	for _, r := range runs {
+		rec.add(r.first.ID, r.last, r.first.Worker, r.first.Claim)
+	}
+	err = q.row(sqlCountHeld, []any{rec.n, rec.buf}, &count)
+	return count, err
+}
+
+// leaseRun is leases of one claim whose ids follow one another.
+type leaseRun struct {
+	first store.Lease
+	last  int64 // the last one's id
+}
+
+// leaseRuns is leases as runs: few, for most of a claim is settled together.
+func leaseRuns(leases []store.Lease) (runs []leaseRun) {
 	byID := func(a, b store.Lease) int { return cmp.Compare(a.ID, b.ID) }
 	if !slices.IsSortedFunc(leases, byID) {
 		leases = slices.Clone(leases)
@@ -160,7 +183,7 @@ func leaseRuns(leases []store.Lease) (runs records) {
 		if i+1 < len(leases) && leases[i+1] == (store.Lease{Worker: l.Worker, Claim: l.Claim, ID: l.ID + 1}) {
 			continue
 		}
-		runs.add(first.ID, l.ID, l.Worker, l.Claim)
+		runs = append(runs, leaseRun{first, l.ID})
 		if i+1 < len(leases) {
 			first = leases[i+1]
 		}

@@ -64,7 +64,8 @@ func (s *settlement) write(t *tx) error {
 	if err != nil {
 		return err
 	}
-	var ended []store.Lease
+	ended := make([]store.Lease, 0, len(s.outcomes))
+	s.changes.archived.grow(len(s.outcomes), 2)
 	back := false
 	for i := range s.outcomes {
 		if s.settled[i].Err != nil {

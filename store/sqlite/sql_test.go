@@ -111,10 +111,10 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 	d := openTest(t)
 	constants := stringConstants(t)
 	for _, name := range []string{
-		"sqlNextReady", "sqlConsumerQueue", "sqlInsertLeases", "sqlCountHeld", "sqlListHeld", "sqlArchiveLeased",
+		"sqlNextReady", "sqlConsumerQueue", "sqlInsertLeases", "sqlCountHeld", "sqlCountHeldRun", "sqlListHeld", "sqlArchiveLeased",
 		"sqlDelayLeased", "sqlReadyLeased", "sqlFail", "sqlDeleteMessageRun",
 		"sqlDeleteMessageRuns", "sqlDeleteLeaseRun", "sqlDeleteLeaseRuns", "sqlDeleteStepRuns", "sqlDeleteRunRuns", "sqlTakeReady",
-		"sqlInsertReady", "sqlInsertReadyRest", "sqlArchive", "sqlReplay", "sqlLowerHeld", "sqlEndClaims",
+		"sqlInsertReady", "sqlInsertReadyRest", "sqlArchive", "sqlReplay", "sqlLowerHeld", "sqlLowerHeldOne", "sqlEndClaims", "sqlEndClaimOne",
 		"sqlExtendClaims", "sqlMarkStarted", "sqlSetProgress", "sqlInsertMessages", "sqlInsertDelayed",
 		"sqlDue", "sqlNextDue", "sqlPromote", "sqlExpired", "sqlOldestReady", "sqlSampleReady", "sqlSampleDelayed",
 		"sqlSampleArchived", "sqlGetMessage", "sqlRecordSteps", "sqlAcquireStep",

@@ -79,8 +79,8 @@ delete from {{schema}}.runs where run_id = any($1::bigint[])`
 	// that an old lease does not hold them again.
 	sqlShrinkClaims = `
 update {{schema}}.claims c set
-    ids = array(select i from unnest(c.ids) i where i <> all($3::bigint[])),
-    started = array(select i from unnest(c.started) i where i <> all($3::bigint[]))
+    ids = array(select i from unnest(c.ids) i where i not in (select unnest($3::bigint[]))),
+    started = array(select i from unnest(c.started) i where i not in (select unnest($3::bigint[])))
 where c.ctid = any(array(select d.ctid from unnest($2::bigint[]) k(claim) cross join lateral (
     select d.ctid from {{schema}}.claims d where d.worker_id = $1 and d.claim = k.claim limit 1
 ) d))`

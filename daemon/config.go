@@ -46,7 +46,8 @@ type Config struct {
 	// PollInterval is how often an idle consumer asks, behind the wake-ups;
 	// default 5s.
 	PollInterval time.Duration
-	// WatchInterval is how often the states of the own workers are read; default 1s.
+	// WatchInterval is how often the states of the own workers are read; default
+	// 1s. While wake-ups arrive it is at least half of HeartbeatInterval.
 	WatchInterval time.Duration
 	// MaintenanceInterval is how often the elected daemon reclaims and purges;
 	// default 5s. Delayed messages are made ready when they are due.

@@ -26,6 +26,7 @@ var ErrReleased = errors.New("stopped at once; running jobs were killed and rele
 // Daemon is the supervisor. Make it with New, then call Run once. Its other
 // methods are safe for concurrent use, also before and after Run.
 type Daemon struct {
+	born     time.Time
 	cfg      Config // what cannot change while running
 	settings atomic.Pointer[Config]
 	log      *slog.Logger
@@ -71,7 +72,7 @@ func New(cfg Config) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version, cfg.Store),
+		born: time.Now(), cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version, cfg.Store),
 		now: make(chan struct{}), changed: newSignal(), reloaded: newSignal(), pulseNow: newSignal(), due: newSignal(), progress: newSignal(),
 		queues: map[string]*queue{}, closed: map[string]time.Time{},
 		bodies: semaphore.NewWeighted(maxBodies),

@@ -12,8 +12,14 @@ type idle struct {
 	last time.Duration
 }
 
-// idleMin is the first pause of a queue that nobody wakes.
-const idleMin = 50 * time.Millisecond
+const (
+	// idleMin is the first pause of a queue that nobody wakes.
+	idleMin = 50 * time.Millisecond
+	// A sweep takes at most one sweepShare-th of the time, but comes at least
+	// every sweepMost.
+	sweepShare = 20
+	sweepMost  = time.Minute
+)
 
 func (i *idle) reset() { i.last = 0 }
 
@@ -29,7 +35,7 @@ func (i *idle) wait(ctx context.Context, some bool) {
 		sleep(ctx, jittered(i.last), i.q.news)
 		return
 	}
-	i.q.parked.Store(time.Now().UnixNano())
+	i.q.parked.Store(int64(time.Since(i.q.d.born)))
 	defer i.q.parked.Store(0)
 	select {
 	case <-ctx.Done():
@@ -41,14 +47,23 @@ func (i *idle) wait(ctx context.Context, some bool) {
 // been told: the wake-up was lost, or the message was written by hand. It asks
 // for all of them at once, so that many idle queues cost no more than one.
 func (d *Daemon) sweep(ctx context.Context) error {
-	for sleep(ctx, jittered(d.cfg.PollInterval), nil) {
-		names := d.parkedQueues(d.cfg.PollInterval / 2)
+	var took time.Duration
+	// A look that has to pass over dead rows takes long, and is made more rarely.
+	for sleep(ctx, max(jittered(d.cfg.PollInterval*4/5), min(sweepShare*took, sweepMost)), nil) {
+		long := d.cfg.PollInterval / 2
+		if !d.listening.Load() {
+			long = 0
+		}
+		names := d.parkedQueues(long)
 		if len(names) == 0 {
+			took = 0
 			continue
 		}
+		began := time.Now()
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		occupied, err := d.cfg.Store.Messages().Occupied(call, names...)
 		cancel()
+		took = time.Since(began)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -58,7 +73,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 			}
 		case fatal(err):
 			return err
-		case !transient(err):
+		case !transient(err), took >= callTimeout:
 			d.log.Warn("idle queues could not be looked at", "error", err)
 		}
 	}
@@ -70,7 +85,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 func (d *Daemon) parkedQueues(long time.Duration) []string {
 	var names []string
 	for _, q := range d.allQueues() {
-		if since := q.parked.Load(); since != 0 && time.Since(time.Unix(0, since)) >= long {
+		if since := q.parked.Load(); since != 0 && time.Since(d.born)-time.Duration(since) >= long {
 			names = append(names, q.name)
 		}
 	}

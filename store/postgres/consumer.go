@@ -20,6 +20,8 @@ type consumer struct {
 	claim  int64           // the last claim number used
 	lowest map[int64]int64 // below it a worker has no claim
 	scan   scan
+
+	prober prober
 }
 
 var _ store.Consumer = (*consumer)(nil)

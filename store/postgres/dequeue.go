@@ -59,7 +59,7 @@ pick as materialized (` + claimRanges + ` limit $7
 	// sqlClaimFound leases the messages $13 as well, if they are ready.
 	sqlClaimFound = claimHead + `
 pick as materialized (
-    select * from (
+    select distinct on (m.priority, m.id) * from (
         (` + claimRanges + ` limit $7)
         union all
         (select ` + claimColumns + ` from {{schema}}.messages m
@@ -136,12 +136,16 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	c.collect()
-	full := c.scan.full(c.holdings.returned.Swap(false))
+	returned := c.holdings.returned.Swap(false)
+	full := c.scan.full(returned)
 	got, g, err := c.take(ctx, op, limit, lease, full, false)
 	if err == nil {
 		err = c.open(ctx, op, g)
 	}
 	if err != nil {
+		if returned {
+			c.holdings.returned.Store(true)
+		}
 		return nil, err
 	}
 	if g.ranOut {
@@ -154,7 +158,9 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 			return nil, err
 		}
 	}
-	if len(got) < limit && !full && !c.scan.dear {
+	// Without wake-ups nobody would come for a probe's finds.
+	beside := c.scan.dear && !c.s.cfg.PgBouncer
+	if len(got) < limit && !full && !beside && (!c.scan.dear || c.scan.due()) {
 		more, _, err := c.take(ctx, op, limit-len(got), lease, true, true)
 		if err != nil && len(got) == 0 {
 			return nil, err
@@ -164,7 +170,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 			return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.ID, b.ID))
 		})
 	}
-	if c.scan.dear && (c.scan.wanted || c.scan.due()) {
+	if beside {
 		c.probe()
 	}
 	return got, nil
@@ -218,7 +224,7 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 	}
 	maps.Copy(c.lowest, r.gate.lowest)
 	if full {
-		c.scan.looked(began, r.gate.work, len(r.got))
+		c.scan.looked(began, time.Now(), r.gate.work, len(r.got))
 	}
 	c.scan.claimed(full, limit, r.got)
 	return r.got, r.gate, nil

@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -9,7 +11,7 @@ import (
 const (
 	// sqlProbe looks for messages up to the marks ($5, $6) that stand in no claim.
 	// It holds no lock: a claim looks again at what it finds. Its last row is how
-	// many blocks it touched.
+	// many blocks the connection has touched; sqlTouched says how many before.
 	sqlProbe = `
 with ` + claimsLive + `,
 found as materialized (
@@ -26,75 +28,168 @@ union all
 select null, null, coalesce(` + blocksTouched + `, 0)
 where $1::timestamptz is null or true -- the time is of no use; its place is the claim's`
 
+	sqlTouched = `select coalesce(` + blocksTouched + `, 0)`
+
 	sqlProbePlan = `select ` + planNested
 )
 
-// maxFound is how many messages a probe finds at most.
-const maxFound = 1000
+const (
+	// maxFound is how many messages a probe finds at most.
+	maxFound = 1000
+	// maxProbes is how many probes of one store look at once, so that they
+	// leave connections to the others.
+	maxProbes = 2
+)
+
+// prober looks below the marks of a consumer beside its claims. Each claim
+// while that is dear asks for a look that begins after it, in due time.
+type prober struct {
+	mu      sync.Mutex
+	running bool
+	asked   *below // a look to make, as the last claim wants it
+	next    time.Time
+	result  *probed // until a claim collects it
+}
+
+// below is what a probe looks for.
+type below struct {
+	workers, lowest []int64
+	priorities      []int16
+	ids             []int64
+}
 
 // probed is what a probe brought.
 type probed struct {
-	found  []mark
-	blocks int64
-	began  time.Time
-	err    error
+	found        []mark
+	blocks       int64
+	began, ended time.Time
+	err          error
 }
 
-// probe starts a look below the marks, beside the claims, unless one is under
-// way. When it finds something, the queue's consumers are woken.
+// probe asks for a look below the marks. When it finds something, the queue's
+// consumers are woken.
 func (c *consumer) probe() {
-	if c.scan.probing != nil {
-		return
-	}
-	done := make(chan probed, 1)
-	c.scan.probing, c.scan.wanted = done, false
-	priorities, ids := make([]int16, len(c.scan.marks)), make([]int64, len(c.scan.marks))
+	b := &below{priorities: make([]int16, len(c.scan.marks)), ids: make([]int64, len(c.scan.marks))}
 	for i, m := range c.scan.marks {
-		priorities[i], ids[i] = m.priority, m.id
+		b.priorities[i], b.ids[i] = m.priority, m.id
 	}
-	workers, lowest := c.lowestClaims()
-	c.s.background.Go(func() {
-		p := c.s.runProbe(c.queueID, workers, lowest, priorities, ids)
-		done <- p
-		if len(p.found) > 0 {
+	b.workers, b.lowest = c.lowestClaims()
+	p := &c.prober
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = b
+	if at := c.scan.last.Add(c.scan.pause()); at.After(p.next) {
+		p.next = at
+	}
+	if !p.running {
+		p.running = c.s.inBackground(c.runProbes)
+	}
+}
+
+// runProbes looks until nobody asks any more.
+func (c *consumer) runProbes(ctx context.Context) {
+	for {
+		b, wait := c.prober.turn()
+		if b == nil {
+			return
+		}
+		if !pause(ctx, wait) {
+			c.prober.end()
+			return
+		}
+		if c.prober.done(c.s.runProbe(ctx, c.queueID, c.prober.latest())) {
 			c.s.notifier.add(c.queue)
 		}
-	})
+	}
 }
 
-func (s *Store) runProbe(queueID int32, workers, lowest []int64, priorities []int16, ids []int64) probed {
-	p := probed{began: time.Now()}
+// turn is what to look for next, and how long to wait before; nil is nothing,
+// and the end.
+func (p *prober) turn() (*below, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = p.asked != nil
+	return p.asked, time.Until(p.next)
+}
+
+// latest takes what was asked for last.
+func (p *prober) latest() *below {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.asked
+	p.asked = nil
+	return b
+}
+
+// done keeps the result of a look, and reports whether it found something.
+func (p *prober) done(r probed) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.result = &r
+	p.next = r.ended.Add(rescanPause(r.ended.Sub(r.began)))
+	return len(r.found) > 0
+}
+
+func (p *prober) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = false
+}
+
+// pause waits and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (s *Store) runProbe(ctx context.Context, queueID int32, look *below) (p probed) {
+	select {
+	case s.probes <- struct{}{}:
+		defer func() { <-s.probes }()
+	case <-ctx.Done():
+	}
+	p.began = time.Now()
+	defer func() { p.ended = time.Now() }()
+	var before int64
 	b := s.batch()
 	b.add(sqlProbePlan)
-	b.add(sqlProbe, s.now(), queueID, workers, lowest, priorities, ids, maxFound).Query(func(rows pgx.Rows) error {
-		var id, blocks *int64
-		var priority *int16
-		_, err := pgx.ForEachRow(rows, []any{&id, &priority, &blocks}, func() error {
-			if blocks != nil {
-				p.blocks = *blocks
-				return nil
-			}
-			p.found = append(p.found, mark{*priority, *id})
-			return nil
-		})
-		return err
-	})
-	p.err = b.send(s.life, "look for messages that came back")
+	b.add(sqlTouched).QueryRow(func(r pgx.Row) error { return r.Scan(&before) })
+	b.add(sqlProbe, s.now(), queueID, look.workers, look.lowest, look.priorities, look.ids, maxFound).Query(p.read)
+	p.err = b.send(ctx, "look for messages that came back")
+	p.blocks -= before
 	return p
+}
+
+func (p *probed) read(rows pgx.Rows) error {
+	var id, blocks *int64
+	var priority *int16
+	_, err := pgx.ForEachRow(rows, []any{&id, &priority, &blocks}, func() error {
+		if blocks != nil {
+			p.blocks = *blocks
+			return nil
+		}
+		p.found = append(p.found, mark{*priority, *id})
+		return nil
+	})
+	return err
 }
 
 // collect takes the finds of a probe that has ended. One that failed is made
 // again in its time; the claims say what is wrong with the database.
 func (c *consumer) collect() {
-	select {
-	case p := <-c.scan.probing:
-		c.scan.probing = nil
-		if p.err != nil {
-			c.scan.last = time.Now()
-			return
-		}
-		c.scan.looked(p.began, p.blocks, len(p.found))
-		c.scan.found = p.found
-	default:
+	p := &c.prober
+	p.mu.Lock()
+	r := p.result
+	p.result = nil
+	p.mu.Unlock()
+	if r != nil && r.err == nil {
+		c.scan.looked(r.began, r.ended, r.blocks, len(r.found))
+		c.scan.take(r.found)
 	}
 }

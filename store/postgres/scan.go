@@ -25,10 +25,7 @@ type scan struct {
 	// cheap says that the look touched hardly more than its messages, dear that
 	// it touched far more.
 	cheap, dear bool
-	// wanted asks for a probe before its time; probing is one under way.
-	wanted  bool
-	probing chan probed
-	// found are messages below the marks that a probe found ready.
+	// found are messages that a probe found ready below the marks.
 	found []mark
 }
 
@@ -57,10 +54,15 @@ const (
 	noPriority = math.MaxInt16
 )
 
-// due reports whether it is time to look below the marks.
-func (s *scan) due() bool {
-	return time.Since(s.last) >= min(max(rescanGap, rescanShare*s.took), rescanMax)
+// rescanPause is how long to wait after a look that took so long.
+func rescanPause(took time.Duration) time.Duration {
+	return min(max(rescanGap, rescanShare*took), rescanMax)
 }
+
+func (s *scan) pause() time.Duration { return rescanPause(s.took) }
+
+// due reports whether it is time to look below the marks.
+func (s *scan) due() bool { return time.Since(s.last) >= s.pause() }
 
 // full reports whether to scan from the start; returned says that messages of
 // this consumer's came back.
@@ -68,11 +70,22 @@ func (s *scan) full(returned bool) bool {
 	if len(s.marks) == 0 {
 		return true
 	}
-	if s.dear {
-		s.wanted = s.wanted || returned
-		return false
+	return !s.dear && (returned || s.cheap || s.due())
+}
+
+// take takes what a probe found. So many that it did not find all are claimed
+// by their ranges: the marks go back to the first of them.
+func (s *scan) take(found []mark) {
+	s.found = found
+	if len(found) < maxFound {
+		return
 	}
-	return returned || s.cheap || s.due()
+	s.found = nil
+	for i, m := range found {
+		if i == 0 || found[i-1].priority != m.priority {
+			s.move(mark{m.priority, m.id - 1}, true)
+		}
+	}
 }
 
 // ranges are the places that a claim scans, each after (priority, id) and
@@ -92,11 +105,14 @@ func (s *scan) ranges(full bool) (priorities []int16, ids []int64, below []int16
 	return priorities, ids, below
 }
 
-// candidates are the ids of what a probe found.
+// candidates are the ids of what a probe found. What is beyond a mark, which
+// may have moved back meanwhile, is left to the ranges: it must not be claimed
+// twice.
 func (s *scan) candidates() []int64 {
-	if len(s.found) == 0 {
-		return nil
-	}
+	s.found = slices.DeleteFunc(s.found, func(m mark) bool {
+		i, marked := s.find(m.priority)
+		return !marked || m.id > s.marks[i].id
+	})
 	ids := make([]int64, len(s.found))
 	for i, m := range s.found {
 		ids[i] = m.id
@@ -104,11 +120,15 @@ func (s *scan) candidates() []int64 {
 	return ids
 }
 
+// find is where a priority's mark is, or would be.
+func (s *scan) find(priority int16) (int, bool) {
+	return slices.BinarySearchFunc(s.marks, priority, func(m mark, p int16) int { return int(m.priority) - int(p) })
+}
+
 // looked takes note of a look below the marks that touched so many blocks and
 // found so many messages.
-func (s *scan) looked(began time.Time, blocks int64, found int) {
-	s.last = time.Now()
-	s.took = s.last.Sub(began)
+func (s *scan) looked(began, ended time.Time, blocks int64, found int) {
+	s.last, s.took = ended, ended.Sub(began)
 	s.cheap = blocks <= cheapBlocks+int64(found/cheapShare)
 	s.dear = blocks >= dearBlocks+int64(found)
 }
@@ -134,7 +154,7 @@ func (s *scan) claimed(full bool, limit int, got []store.LeasedMessage) {
 
 // move moves a priority's mark up, or wherever it is if back is set.
 func (s *scan) move(to mark, back bool) {
-	i, there := slices.BinarySearchFunc(s.marks, to, func(m, to mark) int { return int(m.priority) - int(to.priority) })
+	i, there := s.find(to.priority)
 	switch {
 	case !there:
 		s.marks = slices.Insert(s.marks, i, to)

@@ -59,25 +59,65 @@ func TestScanMarksEachPriority(t *testing.T) {
 
 func TestScanLooksBelowInTime(t *testing.T) {
 	t.Parallel()
-	long := time.Now().Add(-time.Hour)
+	now := time.Now()
 	s := scan{marks: []mark{{0, 1}}}
-	s.looked(time.Now(), 10, 1)
+	s.looked(now, now, 10, 1)
 	if !s.full(false) {
 		t.Error("a cheap scan is not made again")
 	}
-	s.looked(long, dearBlocks-1, 0)
+	s.looked(now.Add(-time.Hour), now, dearBlocks-1, 0)
 	if s.full(false) || !s.full(true) {
 		t.Error("want a scan when messages came back, and not before its time")
 	}
-	if s.last = time.Now().Add(-rescanMax); !s.full(false) {
+	if s.last = now.Add(-rescanMax); !s.full(false) {
 		t.Error("no scan after the longest time without one")
 	}
-	s.looked(long, dearBlocks, 0)
-	if s.full(true) || !s.wanted || s.due() {
-		t.Error("a dear scan must be left to a probe")
+	s.looked(now.Add(-time.Hour), now, dearBlocks, 0)
+	if s.last = now.Add(-rescanMax); s.full(true) || !s.due() {
+		t.Error("a dear scan must be left to a probe, which is due")
 	}
-	if s.last = time.Now().Add(-rescanMax); s.full(false) || !s.due() {
-		t.Error("no probe is due after the longest time without one")
+}
+
+func TestFindsBeyondTheMarksAreLeftToTheRanges(t *testing.T) {
+	t.Parallel()
+	s := scan{marks: []mark{{0, 100}, {5, 100}}}
+	s.take([]mark{{0, 50}, {0, 90}, {5, 100}, {7, 1}})
+	s.move(mark{0, 60}, true)
+	if got, want := s.candidates(), []int64{50, 100}; !slices.Equal(got, want) {
+		t.Errorf("candidates are %v, want %v", got, want)
+	}
+	// More than a probe can find are claimed from where they begin.
+	many := make([]mark, maxFound)
+	for i := range many {
+		many[i] = mark{0, int64(20 + i)}
+	}
+	many[maxFound-1] = mark{5, 7}
+	s.take(many)
+	if want := []mark{{0, 19}, {5, 6}}; !slices.Equal(s.marks, want) || len(s.candidates()) != 0 {
+		t.Errorf("marks are %v, want %v; candidates are %v", s.marks, want, s.candidates())
+	}
+}
+
+// A message that a probe found and a range reaches as well is leased once.
+func TestNothingIsLeasedTwiceInOneClaim(t *testing.T) {
+	t.Parallel()
+	s, _ := installed(t, "q", store.QueuePolicy{})
+	ids := enqueue(t, s, "q", 10)
+	c := newConsumer(t, s, "q").(*consumer)
+	for _, id := range ids {
+		c.scan.found = append(c.scan.found, mark{0, id})
+	}
+	c.scan.marks, c.scan.dear, c.scan.last = []mark{{0, ids[4]}}, true, time.Now()
+	got, err := c.Dequeue(t.Context(), 20, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased := make([]int64, len(got))
+	for i := range got {
+		leased[i] = got[i].ID
+	}
+	if !slices.Equal(leased, ids) {
+		t.Errorf("leased are %v, want each of %v once", leased, ids)
 	}
 }
 
@@ -131,15 +171,20 @@ func TestProbeFindsWhatCameBackBehindDeadRows(t *testing.T) {
 		}
 	}
 	fresh := enqueue(t, s, "q", 1)
-	c.scan.last = time.Time{}
-	got, err := c.Dequeue(t.Context(), 500, time.Hour) // starts the probe
-	if err != nil || len(got) != 1 || got[0].ID != fresh[0] {
-		t.Fatalf("%+v come, %v; want only the new message %d", got, err, fresh[0])
+	var came []int64
+	for range 2 {
+		got, err := c.Dequeue(t.Context(), 500, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			came = append(came, got[i].ID)
+		}
+		s.background.wg.Wait() // for the probe that this claim asked for
 	}
-	s.background.Wait()
-	got, err = c.Dequeue(t.Context(), 500, time.Hour)
-	if err != nil || len(got) != 1 || got[0].ID != delayed[0] {
-		t.Fatalf("%+v come, %v; want message %d, which came back", got, err, delayed[0])
+	slices.Sort(came)
+	if !slices.Equal(came, []int64{delayed[0], fresh[0]}) {
+		t.Fatalf("%v come; want message %d, which came back, and the new one %d", came, delayed[0], fresh[0])
 	}
 }
 

@@ -63,7 +63,8 @@ type Store struct {
 	// life ends with Close, which waits for what runs in the background.
 	life       context.Context
 	end        context.CancelFunc
-	background sync.WaitGroup
+	background group
+	probes     chan struct{} // holds one for each under way
 	closed     atomic.Bool
 	texts      sync.Map // SQL constant -> text with the schema's name
 	holding    sync.Map // worker id -> *holdings of a Consumer of this store
@@ -113,6 +114,7 @@ func newStore(ctx context.Context, cfg Config) (*Store, error) {
 	if s.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		return nil, s.fail(ctx, "open postgres", err)
 	}
+	s.probes = make(chan struct{}, maxProbes)
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.notifier = newNotifier(s)
 	return s, nil
@@ -219,7 +221,7 @@ const sqlPing = `select 1`
 // it fail with store.ErrUnavailable.
 func (s *Store) Close() error {
 	s.end()
-	s.background.Wait()
+	s.background.close()
 	s.notifier.close()
 	s.closed.Store(true)
 	s.pool.Close()
@@ -260,4 +262,33 @@ func (s *Store) clockTime() time.Time {
 		return time.Now()
 	}
 	return s.cfg.Clock()
+}
+
+// inBackground runs fn beside the calls until the store is closed; fn ends with
+// its context. It reports false after Close.
+func (s *Store) inBackground(fn func(ctx context.Context)) bool {
+	return s.background.run(func() { fn(s.life) })
+}
+
+// group is goroutines that Close waits for. The zero value is ready.
+type group struct {
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
+}
+
+func (g *group) run(fn func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.wg.Go(fn)
+	}
+	return !g.closed
+}
+
+func (g *group) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.wg.Wait()
 }

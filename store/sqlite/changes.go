@@ -109,7 +109,8 @@ SELECT m.queue_id, m.priority, m.id, CASE WHEN f.at < 0 THEN l.ready_at ELSE f.a
 FROM f CROSS JOIN leases l ON l.message_id = f.id CROSS JOIN messages m ON m.id = f.id`
 
 	// With each row a message id, its attempts, and where its errors are in the
-	// texts. This is the only change that a message's row ever sees.
+	// texts. A message's row changes only here and where a replay sets its
+	// attempts to zero (sqlForgiveAttempts).
 	sqlFail = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
 f(id, attempts, errors) AS (

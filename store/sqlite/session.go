@@ -11,7 +11,8 @@ import (
 	driversqlite "modernc.org/sqlite"
 )
 
-// busyTimeout is how many milliseconds a statement waits for another process's lock.
+// busyTimeout is how many milliseconds a statement waits for another process's
+// lock. The writer's transactions wait otherwise (see writer.begin).
 const busyTimeout = "5000"
 
 // useFdatasync makes commits flush with fdatasync, as SQLite does on every

@@ -7,7 +7,8 @@
 // transaction; a few others read, and never wait for it. Every write is a
 // BEGIN IMMEDIATE transaction, so that what it reads it may also rely on.
 // Other processes may write beside this one (the command line does): a write
-// waits for theirs, for as long as busyTimeout.
+// waits for theirs, trying again every 20 ms, for as long as
+// Config.StatementTimeout.
 //
 // # Flushing
 //
@@ -61,7 +62,7 @@ type Config struct {
 	// MustExist says that a missing file is an error instead of being created.
 	MustExist bool
 	// StatementTimeout limits one reading statement, and how long a write waits
-	// for its turn; default DefaultStatementTimeout.
+	// for its turn and for other processes; default DefaultStatementTimeout.
 	StatementTimeout time.Duration
 	// Clock replaces the clock of this machine, which is SQLite's, in tests.
 	Clock store.Clock

@@ -8,18 +8,27 @@ import (
 )
 
 // How a listener learns that another process has written. Its write to the WAL
-// gives a notice, but it is committed a moment later, when it is flushed, which
-// gives none. So after a notice the listener looks a few times, ever more
-// rarely. A notice of this process's own commit is followed by few looks: there
-// is another writer only by chance.
+// gives a notice, but it is committed only when it is flushed, which gives none:
+// a moment later, or long after on a slow disk. So after a notice the listener
+// looks ever more rarely, in pauses of half of what has passed: a commit is heard
+// late by no more than half the time that it took.
+//
+// A notice of this process's own commit is followed by few looks: there is
+// another writer only by chance.
 //
 // Transactions look as well, so that a busy process hears of it sooner.
 const (
 	firstLook    = 200 * time.Microsecond
 	firstLookOwn = 3 * time.Millisecond
+	// By how many halves each pause is longer than the one before.
+	growth    = 3
+	growthOwn = 18
+	// sameCommit is how soon after a notice of its own commit another is of the
+	// same: a commit is several writes, and some give a notice each.
+	sameCommit = time.Millisecond
 	// lookFor is how long it looks after a notice. Whoever takes longer to
 	// commit is found by lookRarely.
-	lookFor = 30 * time.Millisecond
+	lookFor = time.Second
 	// lookRarely finds what came without a notice.
 	lookRarely = 2 * time.Second
 	// lookOften is for systems without notices.
@@ -33,18 +42,31 @@ type looks struct {
 	wait  time.Duration // between the last look and the next
 	grow  int           // what wait is multiplied by, in halves
 	rest  time.Duration // between looks without a notice
+	own   time.Time     // the last notice of this process's own commit
 }
 
+// newLooks looks first at once, and then every rest until there is a notice.
+func newLooks(rest time.Duration) *looks { return &looks{rest: rest, wait: rest} }
+
 // noticed brings the next look forward, after a notice of this process's own
-// commit or of another's.
+// commit or of another's. Its own may thin out the looks after another's: to
+// commit it had to wait for the other, and heard of it.
 func (l *looks) noticed(now time.Time, own bool) {
-	first, grow := firstLook, 3
+	first, grow := firstLook, growth
 	if own {
-		first, grow = firstLookOwn, 8
+		l.own = now
+	}
+	if now.Sub(l.own) < sameCommit {
+		first, grow = firstLookOwn, growthOwn
 	}
 	l.until = now.Add(lookFor)
+	if first >= l.wait {
+		return // it looks as often by now
+	}
+	l.wait, l.grow = first, grow
+	// A look that is nearer stays, and the pauses grow from there.
 	if at := now.Add(first); at.Before(l.next) {
-		l.next, l.wait, l.grow = at, first, grow
+		l.next = at
 	}
 }
 
@@ -102,13 +124,13 @@ func (l *listeners) wake(queues ...string) {
 func (d *database) Listen(ctx context.Context, wake func(queue string)) error {
 	remove := d.events.add(wake)
 	defer remove()
-	l := looks{rest: lookRarely}
+	l := newLooks(lookRarely)
 	var notices chan struct{}
 	if n, err := watch(d.cfg.Path + "-wal"); err == nil {
 		notices = n.c
 		defer func() { _ = n.close() }()
 	} else {
-		l.rest = lookOften
+		l = newLooks(lookOften)
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()

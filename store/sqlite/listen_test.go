@@ -49,42 +49,95 @@ func TestNotice(t *testing.T) {
 // notice, and rarely without one.
 func TestLooks(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
-	count := func(own bool) (n int, first, last time.Duration) {
-		l := &looks{rest: lookRarely}
-		l.looked(start)
-		if wait := l.next.Sub(start); wait != lookRarely {
-			t.Fatalf("without a notice the next look is after %s, want %s", wait, lookRarely)
-		}
-		l.noticed(start, own)
-		first = l.next.Sub(start)
-		for ; l.next.Sub(start) <= lookFor; l.looked(l.next) {
-			last = l.next.Sub(start)
-			n++
-			if n > 100 {
-				t.Fatal("it looks without end")
-			}
-		}
-		if wait := l.next.Sub(start) - last; wait != lookRarely {
-			t.Errorf("after the last look the next is after %s, want %s", wait, lookRarely)
-		}
-		return n, first, last
+	others := looksAfter(t, start, false)
+	if n := len(others); n < 16 || n > 22 || others[0] != firstLook {
+		t.Errorf("after another's write it looks at %v, want some 19 looks from %s on", others, firstLook)
 	}
-	n, first, last := count(false)
-	if n < 8 || n > 14 || first != firstLook || last < lookFor/2 {
-		t.Errorf("after another's write: %d looks from %s to %s", n, first, last)
+	// However long the commit takes, it is heard late by half of that at most.
+	for i, at := range others {
+		next := lookFor
+		if i+1 < len(others) {
+			next = others[i+1]
+		}
+		if late := next - at; late > at/2+firstLook {
+			t.Errorf("after the look at %s the next is %s later", at, late)
+		}
 	}
-	n, first, last = count(true)
-	if n != 2 || first != firstLookOwn || last < lookFor/3 {
-		t.Errorf("after its own write: %d looks from %s to %s, want 2", n, first, last)
+	own := looksAfter(t, start, true)
+	if len(own) != 3 || own[0] != firstLookOwn || own[2] < lookFor/5 {
+		t.Errorf("after its own write it looks at %v, want 3 looks from %s on", own, firstLookOwn)
+	}
+}
+
+// looksAfter returns when a listener at rest looks after a notice, until it
+// rests again.
+func looksAfter(t *testing.T, start time.Time, own bool) []time.Duration {
+	t.Helper()
+	l := newLooks(lookRarely)
+	l.looked(start)
+	if wait := l.next.Sub(start); wait != lookRarely {
+		t.Fatalf("without a notice the next look is after %s, want %s", wait, lookRarely)
+	}
+	l.noticed(start, own)
+	var at []time.Duration
+	for ; l.next.Sub(start) <= lookFor; l.looked(l.next) {
+		if at = append(at, l.next.Sub(start)); len(at) > 100 {
+			t.Fatal("it looks without end")
+		}
+	}
+	if wait := l.next.Sub(start) - at[len(at)-1]; wait != lookRarely {
+		t.Errorf("after the last look the next is after %s, want %s", wait, lookRarely)
+	}
+	return at
+}
+
+// TestLooksAmongOthers holds that a notice is followed by its looks whatever
+// the listener was about to do.
+func TestLooksAmongOthers(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	before := newLooks(lookRarely) // has not looked yet
+	before.noticed(start, false)
+	if before.next.After(start) {
+		t.Error("a notice puts off the first look")
+	}
+	resting := newLooks(lookRarely) // is about to
+	resting.looked(start.Add(firstLook/2 - lookRarely))
+	resting.noticed(start, false)
+	own := newLooks(lookRarely) // is about to look after a commit of its own
+	own.looked(start.Add(-time.Minute))
+	own.noticed(start.Add(firstLook/2-firstLookOwn), true)
+	own.noticed(start, false)
+	for what, l := range map[string]*looks{"the first look": before, "a rare look": resting, "a look after its own": own} {
+		if l.next.After(start.Add(firstLook / 2)) {
+			t.Errorf("a notice before %s puts it off", what)
+		}
+		looked := start.Add(firstLook / 2)
+		if l.looked(looked); l.next.Sub(looked) > 2*firstLook {
+			t.Errorf("a notice just before %s is followed by none for %s", what, l.next.Sub(looked))
+		}
+	}
+
+	// Several notices of one commit of its own are as one.
+	several := newLooks(lookRarely)
+	several.looked(start)
+	several.noticed(start, true)
+	if several.noticed(start.Add(sameCommit/2), false); several.next.Sub(start) != firstLookOwn {
+		t.Errorf("after two notices of its own commit it looks after %s, want %s", several.next.Sub(start), firstLookOwn)
+	}
+	if several.noticed(start.Add(sameCommit), false); several.next.Sub(start) != sameCommit+firstLook {
+		t.Errorf("after a commit of its own and one of another's it looks after %s", several.next.Sub(start))
 	}
 
 	// Its own writes, however many, neither put off a look nor bring it nearer.
-	l := &looks{rest: lookRarely}
+	l := newLooks(lookRarely)
 	l.looked(start)
 	l.noticed(start, false)
 	next := l.next
 	if l.noticed(start.Add(firstLook/2), true); l.next != next {
 		t.Errorf("a notice of its own put the next look from %s to %s", next, l.next)
+	}
+	if l.looked(next); l.next.Sub(next) > 2*firstLook {
+		t.Errorf("after a notice of its own the next look but one is %s later", l.next.Sub(next))
 	}
 }
 

@@ -68,7 +68,7 @@ func TestNumber(t *testing.T) {
 // steadyJSON is what `pgqrsd bench steady -o json` prints, but shorter.
 const steadyJSON = `{"mode": "steady", "backend": "postgres", "server_version": "15.4", "cores": 2,
  "settings": {"rate": 2000, "duration_seconds": 30, "hold_snapshot": true},
- "messages": 59700, "jobs_per_second": 1990, "start_p99_ms": 6.5, "daemon_peak_memory_bytes": 40000000,
+ "messages": 59899, "seconds": 30.1, "jobs_per_second": 1990, "start_p99_ms": 6.5, "daemon_peak_memory_bytes": 40000000,
  "windows": [
   {"start_seconds": 0, "messages": 10000, "start_p99_ms": 4, "done_p99_ms": 10, "ready": 10},
   {"start_seconds": 5, "messages": 10000, "start_p99_ms": 6, "done_p99_ms": 10, "ready": 30},
@@ -86,7 +86,7 @@ func TestPgqrsdReport(t *testing.T) {
 	}
 	got := r.derived()
 	want := figures{
-		figMessages: 59700, figJobs: 1990, figStartP99: 6.5, figPeakMemory: 40e6, "cores": 2,
+		figMessages: 59899, figJobs: 1990, figStartP99: 6.5, figPeakMemory: 40e6, "cores": 2,
 		figStartP99Thirds: 1.5, figDoneP99Thirds: 3, figReadyFirst: 20, figReadyGrowth: 30,
 		figKeptUp: 0.995, figMemoryGrowth: 1.2,
 	}

@@ -36,8 +36,7 @@ const (
 type pgqrsdReport struct {
 	Mode     string `json:"mode"`
 	Settings struct {
-		Rate            float64 `json:"rate"`
-		DurationSeconds float64 `json:"duration_seconds"`
+		Rate float64 `json:"rate"`
 	} `json:"settings"`
 	Windows       []window       `json:"windows"`
 	MemorySamples []memorySample `json:"memory_samples"`
@@ -96,7 +95,7 @@ func (r pgqrsdReport) derived() figures {
 		first, last := thirds(r.Windows, func(w window) float64 { return w.Ready })
 		f[figReadyFirst], f[figReadyGrowth] = first, last-first
 	}
-	f.setRatio(figKeptUp, f[figMessages], r.Settings.Rate*r.Settings.DurationSeconds)
+	f.setRatio(figKeptUp, f[figJobs], r.Settings.Rate)
 	first, last := quarters(r.MemorySamples)
 	f.setRatio(figMemoryGrowth, last, first)
 	return f

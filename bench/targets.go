@@ -139,7 +139,7 @@ func (l *lab) steadyExperiment() experiment {
 			},
 			{
 				// Arrivals are random: three minutes differ by up to two percent.
-				name: "steady-rate", what: "the same: messages measured / messages asked for",
+				name: "steady-rate", what: "the same: messages done a second / asked for",
 				goal: goal{bound: atLeast, limit: 0.95}, needs: []string{nameOurs}, value: figure(nameOurs, figKeptUp),
 			},
 		},

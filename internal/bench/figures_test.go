@@ -71,6 +71,25 @@ func TestBetween(t *testing.T) {
 	}
 }
 
+// Nothing done is a figure too, and one that JSON can hold.
+func TestNoWork(t *testing.T) {
+	start := time.Unix(1000, 0)
+	w := workBetween(moment{at: start, done: 7}, moment{at: start.Add(2 * time.Second), done: 7, daemonCPU: time.Second})
+	if *w != (WorkFigures{Seconds: 2}) {
+		t.Errorf("work is %+v", w)
+	}
+}
+
+func TestCommittedBetween(t *testing.T) {
+	from := time.Unix(1000, 0)
+	end := from.Add(time.Second)
+	at := func(id int64, t time.Time) sent { return sent{id: id, commit: t.UnixNano()} }
+	got := committedBetween([]sent{at(1, from.Add(-1)), at(2, from), at(3, end.Add(-1)), at(4, end), at(5, end.Add(time.Minute))}, from, end)
+	if len(got) != 2 || got[0].id != 2 || got[1].id != 3 {
+		t.Errorf("in the measured time were %+v, want 2 and 3", got)
+	}
+}
+
 func TestPause(t *testing.T) {
 	start := time.Unix(1000, 0)
 	for _, test := range []struct {

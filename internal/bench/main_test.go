@@ -124,15 +124,24 @@ func (b *bed) clean() {
 	if left := b.scratches(); len(left) > 0 {
 		b.Errorf("left behind: %v", left)
 	}
-	pids, err := children(os.Getpid())
+	pids, err := b.daemons()
 	if err != nil {
 		b.Fatal(err)
 	}
+	if len(pids) > 0 {
+		b.Errorf("daemons run on: %v", pids)
+	}
+}
+
+// daemons are the living daemon processes of benches.
+func (*bed) daemons() (daemons []int, err error) {
+	pids, err := children(os.Getpid())
 	for _, pid := range pids {
 		if args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); alive(pid) && bytes.Contains(args, []byte(DaemonCommand)) {
-			b.Errorf("process %d runs on: %q", pid, args)
+			daemons = append(daemons, pid)
 		}
 	}
+	return daemons, err
 }
 
 // scratches lists directories, and schemas, that runs have made.

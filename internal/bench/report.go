@@ -42,7 +42,8 @@ type Settings struct {
 
 // WorkFigures are Drain's and Steady's.
 type WorkFigures struct {
-	// Messages is how many messages the other figures are about.
+	// Messages is how many were done in Seconds. Steady's may be fewer than came:
+	// then the daemon does not keep up.
 	Messages      int64   `json:"messages"`
 	Seconds       float64 `json:"seconds"`
 	JobsPerSecond float64 `json:"jobs_per_second"`

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -47,7 +48,8 @@ func openSQLite(_ context.Context, cfg anystore.Config) (database, error, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	db, err := sql.Open("sqlite", path)
+	// A bare path would end at a question mark in a directory's name.
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?mode=rw")
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the scratch file: %w", err)
 	}

@@ -16,7 +16,8 @@ const (
 	windowTime   = 5 * time.Second
 )
 
-// steady enqueues at a rate and measures how long each message waits.
+// steady enqueues at a rate and measures how long each message waits, and
+// whether the daemon keeps up.
 func (r *run) steady(ctx context.Context) error {
 	g := r.newGenerator()
 	var from time.Time
@@ -85,9 +86,7 @@ func (r *run) observe(ctx context.Context, p *process, g *generator, from time.T
 			ready = append(ready, n)
 		}
 	}
-	if last.done > first.done {
-		r.report.WorkFigures = workBetween(first, last)
-	}
+	r.report.WorkFigures = workBetween(first, last)
 	return ready, nil
 }
 
@@ -122,11 +121,7 @@ func (r *run) steadyFigures(ctx context.Context, g *generator, from time.Time, r
 	if err != nil {
 		return err
 	}
-	counted := g.sent
-	for len(counted) > 0 && counted[0].commit < from.UnixNano() {
-		counted = counted[1:]
-	}
-	lives, err := r.lives(ctx, counted, ahead)
+	lives, err := r.lives(ctx, committedBetween(g.sent, from, from.Add(r.Duration)), ahead)
 	if err != nil {
 		return err
 	}
@@ -134,12 +129,17 @@ func (r *run) steadyFigures(ctx context.Context, g *generator, from time.Time, r
 		return fmt.Errorf("no message that could be measured was enqueued in %s; raise --rate or --duration", r.Duration)
 	}
 	r.report.LatencyFigures = latencyFigures(lives, from, ready)
-	figures := r.report.WorkFigures
-	if figures == nil {
-		figures = &WorkFigures{}
-		r.report.WorkFigures = figures
-	}
-	figures.Messages, figures.Seconds = int64(len(counted)), r.Duration.Seconds()
-	figures.JobsPerSecond = float64(len(counted)) / r.Duration.Seconds()
 	return nil
+}
+
+// committedBetween are the messages that were committed from a time on and
+// before another.
+func committedBetween(all []sent, from, end time.Time) []sent {
+	var some []sent
+	for _, m := range all {
+		if m.commit >= from.UnixNano() && m.commit < end.UnixNano() {
+			some = append(some, m)
+		}
+	}
+	return some
 }

@@ -108,10 +108,14 @@ func between(a, b moment, n int64) moment {
 	}
 }
 
-// workBetween is the figures of what was done between two moments.
+// workBetween is the figures of what was done between two moments. Where that
+// was nothing, a job has no cost.
 func workBetween(from, to moment) *WorkFigures {
 	n, seconds := to.done-from.done, to.at.Sub(from.at).Seconds()
 	perJob := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(n) }
+	if n == 0 {
+		return &WorkFigures{Seconds: seconds}
+	}
 	return &WorkFigures{
 		Messages: n, Seconds: seconds, JobsPerSecond: float64(n) / seconds,
 		DaemonCPUPerJobUs:  perJob(to.daemonCPU - from.daemonCPU),

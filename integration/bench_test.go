@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -113,8 +114,14 @@ type benching struct {
 // bench starts a bench. The DSN goes by the environment, as a password should.
 func (y *yard) bench(args ...string) *benching {
 	y.t.Helper()
+	return y.benchUnder(filepath.Join(bin, "pgqrsd"), append([]string{"-o", "json", "bench"}, args...)...)
+}
+
+// benchUnder starts a bench by another command.
+func (y *yard) benchUnder(command string, args ...string) *benching {
+	y.t.Helper()
 	b := &benching{y: y, exited: make(chan struct{})}
-	b.cmd = exec.Command(filepath.Join(bin, "pgqrsd"), append([]string{"-o", "json", "bench"}, args...)...)
+	b.cmd = exec.Command(command, args...)
 	b.cmd.Env = append(baseEnv(), "PGQRS_DSN="+y.dsn, "TMPDIR="+y.tmp)
 	b.cmd.Dir = y.tmp
 	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.err
@@ -202,9 +209,12 @@ func TestBenchMeasures(t *testing.T) {
 // A signal ends a bench in good order: status 1, the reason, nothing left.
 func TestBenchInterrupted(t *testing.T) {
 	t.Parallel()
-	for name, sig := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM} {
+	for name, sig := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM, "SIGHUP": syscall.SIGHUP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if signal.Ignored(sig) {
+				t.Skip("the test was started with this signal ignored, and so is the bench")
+			}
 			onYards(t, func(t *testing.T, y *yard) {
 				b := y.bench("steady", "--duration", "1h", "--rate", "50")
 				pids := b.processes()
@@ -222,6 +232,41 @@ func TestBenchInterrupted(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// nohup means what it always means.
+func TestBenchUnderNohup(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	y.dsn = "sqlite:" + filepath.Join(y.tmp, "prod.db")
+	b := y.benchUnder("nohup", filepath.Join(bin, "pgqrsd"), "-o", "json", "bench", "idle", "--duration", "1s", "--queues", "1")
+	b.processes()
+	must(t, b.cmd.Process.Signal(syscall.SIGHUP))
+	if code := b.status(); code != 0 || !json.Valid(b.out.Bytes()) {
+		t.Errorf("status %d, stdout %q, stderr:\n%s", code, b.out.String(), b.err.String())
+	}
+}
+
+// A schema that cannot be dropped costs no figures: the report is printed, and
+// the error names what is left.
+func TestBenchPrintsTheReportBesideTheError(t *testing.T) {
+	t.Parallel()
+	y := postgresYard(t)
+	_, err := y.conn.Exec(t.Context(), `
+		create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nothing is dropped here'; end $$;
+		create event trigger refuse on ddl_command_start when tag in ('DROP SCHEMA') execute function refuse()`)
+	must(t, err)
+	b := y.bench("--queue-size", "300")
+	code, left := b.status(), y.scratches()
+	if code != 1 || len(left) != 1 {
+		t.Fatalf("status %d, left behind: %v, stderr:\n%s", code, left, b.err.String())
+	}
+	if !json.Valid(b.out.Bytes()) || !strings.Contains(b.out.String(), `"jobs_per_second"`) {
+		t.Errorf("the report is %q", b.out.String())
+	}
+	if said := b.err.String(); !strings.Contains(said, left[0]) || !strings.Contains(said, "nothing is dropped here") {
+		t.Errorf("%s is left, and the error is:\n%s", left[0], said)
 	}
 }
 

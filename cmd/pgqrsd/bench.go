@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os/signal"
 	"slices"
 	"strings"
@@ -50,9 +51,10 @@ handler processes whose jobs do nothing.
 
 It works in a scratch schema of its own in the configured PostgreSQL database,
 which needs the right to create one there, or in a scratch file beside the
-configured SQLite file. Both are removed at the end, also after Ctrl-C; what a
-run that was killed left is removed by the next one. Other work on the machine
-and the database is in the figures, and slows down while they are measured.`,
+configured SQLite file. Both are removed at the end, also after Ctrl-C or when
+the terminal goes away; what a run that was killed left is removed by the next
+one. Other work on the machine and the database is in the figures, and slows
+down while they are measured.`,
 		Example: `  pgqrsd bench
   pgqrsd bench drain --queue-size 200000 --retain delete -o json
   pgqrsd bench steady --rate 500 --duration 1m
@@ -125,28 +127,45 @@ func checkBench(cmd *cobra.Command, o *bench.Options) error {
 	return nil
 }
 
-// bench runs a bench and prints its report. The first signal ends it in good
-// order, the next one at once.
+// bench runs a bench and prints its report, also when the scratch could not be
+// removed.
 func (a *app) bench(cmd *cobra.Command, o bench.Options) error {
 	cfg, err := a.load(cmd)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible(cmd.Context())
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
 	p := newProgress(a.err)
 	report, err := bench.Run(ctx, bench.Config{
 		Store: storeConfig(cfg), Options: o, Version: versionText(), Progress: p.show, Say: p.say,
 	})
 	p.clear()
-	if err != nil {
+	switch {
+	case report == nil:
 		return err
+	case a.json():
+		return errors.Join(a.printJSON(report), err)
+	default:
+		return errors.Join(a.printBench(report), err)
 	}
-	if a.json() {
-		return a.printJSON(report)
+}
+
+// interruptible is a context that the first signal ends. The next SIGINT or
+// SIGTERM ends the process at once; SIGHUP never does, for a terminal that goes
+// away may send several.
+func interruptible(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, stopTerm := signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
+	stopHangUp := context.CancelFunc(func() {})
+	if !signal.Ignored(syscall.SIGHUP) { // nohup stays in force
+		ctx, stopHangUp = signal.NotifyContext(ctx, syscall.SIGHUP)
 	}
-	return a.printBench(report)
+	unwatch := context.AfterFunc(ctx, stopTerm)
+	return ctx, func() {
+		unwatch()
+		stopHangUp()
+		stopTerm()
+	}
 }
 
 // benchDaemon and benchHandler are what bench starts of its own binary.

@@ -79,7 +79,7 @@ func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftov
 		switch {
 		case err == nil:
 		case s.holder == nil:
-			err = errors.Join(err, s.close(ctx))
+			s.close(ctx)
 		default: // the schema may be there, if a signal came between
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 			defer cancel()
@@ -199,9 +199,32 @@ func (s *postgresSchema) version(ctx context.Context) (version string, err error
 	return version, err
 }
 
+// asking asks on the connection, and once more on a new one if that broke:
+// between two questions it lies idle for as long as the run measures, and a
+// restart of the server or a time-out may have cut it. It must do no harm to
+// ask twice.
+func (s *postgresSchema) asking(ctx context.Context, ask func() error) error {
+	if !s.conn.IsClosed() {
+		err := ask()
+		if err == nil || !s.conn.IsClosed() || ctx.Err() != nil {
+			return err
+		}
+	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	s.conn = conn
+	return ask()
+}
+
 // calm vacuums and analyzes the tables, and asks for a checkpoint, which the
 // server allows to few.
 func (s *postgresSchema) calm(ctx context.Context) error {
+	return s.asking(ctx, func() error { return s.calmTables(ctx) })
+}
+
+func (s *postgresSchema) calmTables(ctx context.Context) error {
 	rows, err := s.conn.Query(ctx, sqlTables, s.quoted())
 	if err != nil {
 		return fmt.Errorf("list the scratch tables: %w", err)
@@ -227,9 +250,12 @@ func (s *postgresSchema) calm(ctx context.Context) error {
 func (s *postgresSchema) clock(ctx context.Context) (ahead time.Duration, err error) {
 	quickest := time.Hour
 	for range 5 {
-		var there time.Time
-		asked := time.Now()
-		if err := s.conn.QueryRow(ctx, "select clock_timestamp()").Scan(&there); err != nil {
+		var there, asked time.Time
+		err := s.asking(ctx, func() error {
+			asked = time.Now()
+			return s.conn.QueryRow(ctx, "select clock_timestamp()").Scan(&there)
+		})
+		if err != nil {
 			return 0, fmt.Errorf("ask for the database's time: %w", err)
 		}
 		if took := time.Since(asked); took < quickest {
@@ -240,7 +266,8 @@ func (s *postgresSchema) clock(ctx context.Context) (ahead time.Duration, err er
 }
 
 func (s *postgresSchema) transactions(ctx context.Context) (n int64, err error) {
-	if err := s.conn.QueryRow(ctx, sqlTransactions).Scan(&n); err != nil {
+	err = s.asking(ctx, func() error { return s.conn.QueryRow(ctx, sqlTransactions).Scan(&n) })
+	if err != nil {
 		return 0, fmt.Errorf("count the database's transactions: %w", err)
 	}
 	return n, nil
@@ -260,33 +287,26 @@ func (s *postgresSchema) holdSnapshot(ctx context.Context) (func(context.Context
 	return conn.Close, nil
 }
 
-// remove drops the schema, on a new connection if a signal broke the old one.
+// remove drops the schema, on a new connection if a signal or the server broke
+// the old one.
 func (s *postgresSchema) remove(ctx context.Context) error {
-	err := s.drop(ctx)
-	return errors.Join(err, s.close(ctx))
-}
-
-func (s *postgresSchema) drop(ctx context.Context) (err error) {
-	if s.conn.IsClosed() {
-		if s.conn, err = s.connect(ctx); err != nil {
-			return err
-		}
-	}
-	if err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error { return drop(ctx, tx, s.name) }); err != nil {
+	defer s.close(ctx)
+	err := s.asking(ctx, func() error {
+		return pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error { return drop(ctx, tx, s.name) })
+	})
+	if err != nil {
 		return fmt.Errorf("drop schema %s: %w", s.name, err)
 	}
 	return nil
 }
 
 // close lets go of the lock last.
-func (s *postgresSchema) close(ctx context.Context) error {
+func (s *postgresSchema) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	var errs []error
 	for _, conn := range []*pgx.Conn{s.conn, s.holder} {
-		if conn != nil && !conn.IsClosed() {
-			errs = append(errs, conn.Close(ctx))
+		if conn != nil {
+			_ = conn.Close(ctx) // one that was cut cannot say goodbye, and is gone all the same
 		}
 	}
-	return errors.Join(errs...)
 }

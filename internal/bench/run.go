@@ -48,7 +48,8 @@ type run struct {
 }
 
 // Run measures and reports. Whatever happens, it leaves no process, and no
-// scratch unless its error says so. It is ErrInterrupted when ctx ended; bad
+// scratch unless its error says so; that error alone comes beside a report, of a
+// measurement that was complete. It is ErrInterrupted when ctx ended; bad
 // options are Check's errors; see anystore.OpenConfig for those of the database.
 func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if err := cfg.Check(); err != nil {
@@ -58,12 +59,11 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if err == nil {
 		r := newRun(cfg, s)
 		err = r.measure(ctx)
-		if removing := s.remove(ctx); removing != nil {
-			return nil, errors.Join(err, removing)
-		}
+		removing := s.remove(ctx)
 		if err == nil {
-			return r.report, nil
+			return r.report, removing
 		}
+		err = errors.Join(err, removing)
 	}
 	if ctx.Err() != nil && !errors.Is(err, errLeft) {
 		return nil, ErrInterrupted

@@ -117,7 +117,9 @@ func (s *scratch) remove(ctx context.Context) error {
 		errs = append(errs, s.dir.remove())
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w: remove the scratch place, which the next run tries again: %w", errLeft, err)
+		// The reason is only told, not wrapped: that the database is out of reach
+		// by now, say, is not how the run ended.
+		return fmt.Errorf("%w: remove the scratch place, which the next run tries again: %s", errLeft, err.Error())
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgqrs/pgqrsd/internal/pgtest"
 )
@@ -57,9 +58,7 @@ func abandon(b *bed, s *scratch) {
 		b.Fatal(err)
 	}
 	if pg, ok := s.db.(*postgresSchema); ok {
-		if err := pg.close(b.Context()); err != nil {
-			b.Fatal(err)
-		}
+		pg.close(b.Context())
 	}
 }
 
@@ -176,4 +175,73 @@ func TestRemoveWithABrokenConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.clean()
+}
+
+// The server cuts what lies idle, or is restarted: the figures are there all the
+// same, and the schema is not.
+func TestConnectionsCutMeanwhile(t *testing.T) {
+	for mode, measuring := range map[Mode]string{Drain: "draining", Steady: "enqueued", Idle: "measuring"} {
+		t.Run(string(mode), func(t *testing.T) {
+			b := postgresBed(t)
+			o := DefaultOptions()
+			o.Mode, o.QueueSize, o.Duration = mode, 500, time.Second
+			cut := 0
+			r, err := Run(t.Context(), Config{Store: b.store, Options: o, Progress: func(line string) {
+				if cut == 0 && strings.Contains(line, measuring) {
+					cut = b.cut()
+				}
+			}, Say: func(line string) { t.Errorf("the bench says: %s", line) }})
+			if err != nil || r == nil {
+				t.Fatalf("report %v, error %v", r, err)
+			}
+			if cut != 2 {
+				t.Errorf("%d connections of the bench were cut, want 2", cut)
+			}
+			b.clean()
+		})
+	}
+}
+
+// cut ends the bench's own connections at the server and returns how many.
+func (b *bed) cut() (n int) {
+	b.Helper()
+	err := b.conn.QueryRow(b.Context(), `select count(*) filter (where pg_terminate_backend(pid, 10000)) from pg_stat_activity
+		where datname = current_database() and application_name = 'pgqrsd bench'`).Scan(&n)
+	if err != nil {
+		b.Error(err) // no Fatal: this is not the test's goroutine
+	}
+	return n
+}
+
+// What is left is told beside the report, and does not take its place.
+func TestReportBesideWhatIsLeft(t *testing.T) {
+	b := postgresBed(t)
+	runSQL(t, b.conn, `create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nothing is dropped here'; end $$`)
+	runSQL(t, b.conn, `create event trigger refuse on ddl_command_start when tag in ('DROP SCHEMA') execute function refuse()`)
+	r, err := b.try(t.Context(), func(*Options) {})
+	if !errors.Is(err, errLeft) || !strings.Contains(err.Error(), "nothing is dropped here") {
+		t.Errorf("error is %v", err)
+	}
+	if r == nil {
+		t.Fatal("no report")
+	}
+	b.works(r, 500)
+	runSQL(t, b.conn, "drop event trigger refuse")
+	b.run(func(o *Options) { o.QueueSize = 50 }) // removes it
+}
+
+// The clocks are one machine's here, so that the difference that is seen between
+// them is no more than the time that asking took.
+func TestClock(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		s := b.open()
+		began := time.Now()
+		ahead, err := s.db.clock(b.Context())
+		if took := time.Since(began); err != nil || ahead.Abs() > took {
+			b.Errorf("the database's clock is ahead by %s, after %s of asking: %v", ahead, took, err)
+		}
+		if err := s.remove(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	})
 }

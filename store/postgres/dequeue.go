@@ -46,6 +46,12 @@ select pg_advisory_xact_lock($1, $2), set_config('synchronous_commit', 'off', tr
     where w.queue_id = $2 and w.state <> 'stopped'
 )`
 
+	// claimedIDs is the ids in these claims, by way of an array, whose length the
+	// planner does not guess from statistics: it hashes them whatever ANALYZE
+	// found in the table. When it did not, each claim compared each message with
+	// each id, and took seconds until the next ANALYZE.
+	claimedIDs = `select unnest(array(select unnest(live.ids) from live))`
+
 	// sqlClaim leases the next messages that stand in no claim, from the ranges
 	// ($10, $11, $12). Its last row is not a message but the gate: state is the
 	// worker's, attempts the queue's limit, id whether leases have run out (then
@@ -62,10 +68,12 @@ pick as materialized (
     select distinct on (m.priority, m.id) * from (
         (` + claimRanges + ` limit $7)
         union all
-        (select ` + claimColumns + ` from {{schema}}.messages m
-        where (select open from gate) and m.id = any($13::bigint[]) and m.queue_id = $2
-            and m.id not in (select unnest(live.ids) from live)
-        order by m.priority, m.id limit $7)
+        (select * from (
+            select ` + claimColumns + ` from {{schema}}.messages m
+            where (select open from gate) and m.id = any($13::bigint[]) and m.queue_id + 0 = $2 -- not by the line's index
+                and m.id not in (` + claimedIDs + `)
+            offset 0 -- nor in its order
+        ) m order by m.priority, m.id limit $7)
     ) m order by m.priority, m.id limit $7
 ),` + claimTail
 
@@ -92,7 +100,7 @@ gate as materialized (
         select ` + claimColumns + ` from {{schema}}.messages m
         where (select open from gate) and m.queue_id = $2
             and (m.priority, m.id) > (r.priority, r.id) and m.priority < r.below
-            and m.id not in (select unnest(live.ids) from live)
+            and m.id not in (` + claimedIDs + `)
         order by m.priority, m.id limit $7
     ) m`
 

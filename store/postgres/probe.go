@@ -18,9 +18,9 @@ found as materialized (
     select m.id, m.priority from unnest($5::smallint[], $6::bigint[]) as r(priority, id)
     cross join lateral (
         select m.id, m.priority from {{schema}}.messages m
-        where m.queue_id = $2 and m.priority = r.priority and m.id <= r.id
-            and m.id not in (select unnest(live.ids) from live)
-        order by m.id limit $7
+        where m.queue_id = $2 and m.priority >= r.priority and (m.priority, m.id) <= (r.priority, r.id)
+            and m.id not in (` + claimedIDs + `)
+        order by m.priority, m.id limit $7
     ) m limit $7
 )
 select id, priority, null::bigint from found

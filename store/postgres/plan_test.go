@@ -1,0 +1,108 @@
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/internal/pgtest"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// The hot statements, with parameters, and what their plans must have.
+var hotPlans = []struct {
+	name, settings, text string
+	params               string
+	want                 []string
+}{
+	{"claim", `select ` + planNested, sqlClaim, `null,1,'{1}','{1}',1,1,10,10,false,'{1}','{1}','{3}'`,
+		[]string{"using messages_line", "(ROW(priority, id) > ROW(r.priority, r.id))", "(claim >= ", "NOT (hashed SubPlan"}},
+	{"claim of what was found", `select ` + planNested, sqlClaimFound, `null,1,'{1}','{1}',1,1,10,10,false,'{1}','{1}','{3}','{1}'`,
+		[]string{"using messages_line", "using messages_pkey", "NOT (hashed SubPlan"}},
+	{"probe", sqlProbePlan, sqlProbe, `null,1,'{1}','{1}','{1}','{1}',10`,
+		[]string{"using messages_line", "(ROW(priority, id) <= ROW(r.priority, r.id))", "NOT (hashed SubPlan"}},
+	{"lock claims", sqlSettlePlan, sqlLockClaims, `1,'{1}'`, []string{"(claim = k.claim)"}},
+	{"settle done", sqlSettlePlan, sqlSettleDone, `null,1,'{1}','{1}','{1}','{""}'`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "Hash Join"}},
+	{"settle deleted", sqlSettlePlan, sqlSettleDeleted, `1,'{1}','{1}','{1}'`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "Hash Join"}},
+	{"drop claims", sqlSettlePlan, sqlDropClaims, `1,'{1}'`, []string{"(claim = k.claim)", "Tid Scan"}},
+	{"extend", sqlMarkPlan, sqlExtend, `null,1,'{1}','{1}','{1}',1`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "Tid Scan", "Hash Join"}},
+}
+
+// Whatever ANALYZE finds in the tables, the plans of the hot statements stay:
+// one that follows the statistics is wrong a moment later, for minutes.
+func TestHotPlansStay(t *testing.T) {
+	t.Parallel()
+	s, _ := installed(t, "q", store.QueuePolicy{})
+	newConsumer(t, s, "q")
+	conn, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	analyze := func() {
+		for _, table := range []string{"messages", "claims", "workers", "archive", "queues"} {
+			exec("analyze " + s.schema + "." + table)
+		}
+	}
+	t.Run("never analyzed", func(t *testing.T) { checkPlans(t, s, conn) })
+	analyze()
+	t.Run("analyzed while empty", func(t *testing.T) { checkPlans(t, s, conn) })
+	enqueue(t, s, "q", 10_000)
+	exec(`insert into ` + s.schema + `.claims (worker_id, claim, leased_at, expires_at, queue_id, ids)
+		select w.id, g, now(), now() + interval '1 h', w.queue_id, (select array_agg(i) from generate_series(g * 300, g * 300 + 299) i)
+		from ` + s.schema + `.workers w, generate_series(1, 5000) g where w.queue_id is not null`)
+	analyze()
+	t.Run("analyzed with a million ids leased", func(t *testing.T) { checkPlans(t, s, conn) })
+}
+
+func checkPlans(t *testing.T, s *Store, conn *pgx.Conn) {
+	t.Helper()
+	for _, p := range hotPlans {
+		plan := explain(t, s, conn, p.settings, p.text, p.params)
+		for _, want := range p.want {
+			if !strings.Contains(plan, want) {
+				t.Errorf("the plan of %s is without %q:\n%s", p.name, want, plan)
+			}
+		}
+		if strings.Contains(plan, "Seq Scan") {
+			t.Errorf("the plan of %s reads a whole table:\n%s", p.name, plan)
+		}
+	}
+}
+
+// explain is a statement's plan under the settings that its transaction makes.
+func explain(t *testing.T, s *Store, conn *pgx.Conn, settings, text, params string) string {
+	t.Helper()
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }() // nothing to keep
+	for _, sql := range []string{settings, "prepare hot as " + s.sql(text)} {
+		if _, err := tx.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, err := tx.Query(t.Context(), "explain execute hot("+params+")")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "deallocate hot"); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}

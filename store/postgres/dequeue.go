@@ -19,13 +19,19 @@ const (
 	// planHints pins the plans of the hot statements, for this transaction. The
 	// tables' sizes change faster than their statistics: a plan made while a
 	// table was empty would scan all of it when it is full.
-	planHints = `set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
-    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+	planHints = `set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
     set_config('enable_mergejoin', 'off', true)`
-	// planNested is for statements that look rows up in large tables, planHashed
-	// for those that match arrays with arrays.
-	planNested = planHints + `, set_config('enable_hashjoin', 'off', true)`
-	planHashed = planHints + `, set_config('enable_nestloop', 'off', true)`
+	// planNested is for statements that walk along an index, planHashed for
+	// those that match arrays with arrays and then look messages up by their
+	// ids. The latter are planned each time, by the size that the table has now:
+	// one that was planned while it was empty reads an index from end to end.
+	planNested = planHints + `, set_config('enable_hashjoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	planHashed = planHints + `, set_config('enable_nestloop', 'off', true), ` + planNow
+	planNow    = `set_config('plan_cache_mode', 'force_custom_plan', true)`
+
+	// sqlPlanNow is for a statement that looks messages up by their ids after
+	// planNested.
+	sqlPlanNow = `select ` + planNow
 
 	// sqlClaimTurn takes the queue's claim lock, in a statement of its own. The
 	// claim is not flushed: losing it makes the messages ready again.
@@ -213,6 +219,7 @@ func (c *consumer) take(ctx context.Context, op string, limit int, lease time.Du
 	text, args := sqlClaim, []any{c.s.now(), c.queueID, workers, lowest, c.id, c.claim, limit, micros(lease), ignoreRunOut,
 		priorities, ids, below}
 	if found := c.scan.candidates(); len(found) > 0 && !full {
+		b.add(sqlPlanNow)
 		text, args = sqlClaimFound, append(args, found)
 	}
 	b.add(text, args...).Query(r.read)

@@ -54,16 +54,16 @@ func TestHotPlansStay(t *testing.T) {
 			exec("analyze " + s.schema + "." + table)
 		}
 	}
-	t.Run("never analyzed", func(t *testing.T) { checkPlans(t, s, conn, keptPlans) })
+	checkPlans(t, s, conn, "never analyzed", keptPlans)
 	analyze()
-	t.Run("empty", func(t *testing.T) { checkPlans(t, s, conn, keptPlans) })
+	checkPlans(t, s, conn, "empty", keptPlans)
 	enqueue(t, s, "q", 10_000)
 	exec(`insert into ` + s.schema + `.claims (worker_id, claim, leased_at, expires_at, queue_id, ids)
 		select w.id, g, now(), now() + interval '1 h', w.queue_id, (select array_agg(i) from generate_series(g * 300, g * 300 + 299) i)
 		from ` + s.schema + `.workers w, generate_series(1, 5000) g where w.queue_id is not null`)
-	t.Run("analyzed while empty", func(t *testing.T) { checkPlans(t, s, conn, everyPlan) })
+	checkPlans(t, s, conn, "analyzed while empty", everyPlan)
 	analyze()
-	t.Run("analyzed with a million ids leased", func(t *testing.T) { checkPlans(t, s, conn, everyPlan) })
+	checkPlans(t, s, conn, "analyzed with a million ids leased", everyPlan)
 }
 
 func everyPlan(string) bool { return true }
@@ -71,7 +71,7 @@ func everyPlan(string) bool { return true }
 // keptPlans are those that may have been made while the tables were empty.
 func keptPlans(settings string) bool { return !strings.Contains(settings, planNow) }
 
-func checkPlans(t *testing.T, s *Store, conn *pgx.Conn, checked func(settings string) bool) {
+func checkPlans(t *testing.T, s *Store, conn *pgx.Conn, when string, checked func(settings string) bool) {
 	t.Helper()
 	for _, p := range hotPlans {
 		if !checked(p.settings) {
@@ -80,11 +80,11 @@ func checkPlans(t *testing.T, s *Store, conn *pgx.Conn, checked func(settings st
 		plan := explain(t, s, conn, p.settings, p.text, p.params)
 		for _, want := range p.want {
 			if !strings.Contains(plan, want) {
-				t.Errorf("the plan of %s is without %q:\n%s", p.name, want, plan)
+				t.Errorf("%s, the plan of %s is without %q:\n%s", when, p.name, want, plan)
 			}
 		}
 		if strings.Contains(plan, "Seq Scan") {
-			t.Errorf("the plan of %s reads a whole table:\n%s", p.name, plan)
+			t.Errorf("%s, the plan of %s reads a whole table:\n%s", when, p.name, plan)
 		}
 	}
 }

@@ -48,6 +48,7 @@ select pg_advisory_xact_lock($1, $2), set_config('synchronous_commit', 'off', tr
     cross join lateral (
         select c.claim, c.ids, c.expires_at from {{schema}}.claims c
         where c.worker_id = w.id and c.claim >= coalesce(b.claim, 0)
+        offset 0 -- so that the join never begins with all claims, dead ones too
     ) c
     where w.queue_id = $2 and w.state <> 'stopped'
 )`

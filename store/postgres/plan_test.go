@@ -64,6 +64,9 @@ func TestHotPlansStay(t *testing.T) {
 	checkPlans(t, s, conn, "analyzed while empty", everyPlan)
 	analyze()
 	checkPlans(t, s, conn, "analyzed with a million ids leased", everyPlan)
+	exec("delete from " + s.schema + ".claims")
+	analyze()
+	checkPlans(t, s, conn, "analyzed with dead claims only", everyPlan)
 }
 
 func everyPlan(string) bool { return true }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -64,15 +63,11 @@ func enqueueBatches(ctx context.Context, t task) (f figures, err error) {
 
 // riverEnqueueBatches inserts the same with River's fastest call.
 func riverEnqueueBatches(ctx context.Context, t task) (figures, error) {
-	pool, err := riverPool(ctx, t.DSN)
+	driver, done, err := openRiver(ctx, t.DSN)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.Close()
-	driver := riverpgxv5.New(pool)
-	if err := createRiverSchema(ctx, t.DSN, driver); err != nil {
-		return nil, err
-	}
+	defer done()
 	client, err := river.NewClient(driver, &river.Config{Schema: schemaRiver, Logger: quiet()})
 	if err != nil {
 		return nil, fmt.Errorf("make a River client: %w", err)

@@ -61,6 +61,21 @@ func riverPool(ctx context.Context, dsn string) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// openRiver connects as River does, and makes its tables. done closes the
+// connections.
+func openRiver(ctx context.Context, dsn string) (driver *riverpgxv5.Driver, done func(), err error) {
+	pool, err := riverPool(ctx, dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	driver = riverpgxv5.New(pool)
+	if err := createRiverSchema(ctx, dsn, driver); err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return driver, pool.Close, nil
+}
+
 // createRiverSchema makes River's tables.
 func createRiverSchema(ctx context.Context, dsn string, driver *riverpgxv5.Driver) error {
 	err := onConnection(ctx, dsn, func(conn *pgx.Conn) error {
@@ -86,15 +101,11 @@ func migrateRiver[Tx any](ctx context.Context, driver riverdriver.Driver[Tx], sc
 
 // riverDrain works jobs off with River on PostgreSQL.
 func riverDrain(ctx context.Context, t task) (figures, error) {
-	pool, err := riverPool(ctx, t.DSN)
+	driver, done, err := openRiver(ctx, t.DSN)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.Close()
-	driver := riverpgxv5.New(pool)
-	if err := createRiverSchema(ctx, t.DSN, driver); err != nil {
-		return nil, err
-	}
+	defer done()
 	prepare := func() error { return settleDown(ctx, t.DSN, schemaRiver) }
 	f, err := drainRiver(ctx, driver, schemaRiver, t.Messages, prepare)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 )
 
 // A client that has just started is slower until its loops and connections are
@@ -39,15 +38,11 @@ func (w *stampWorker) Work(_ context.Context, job *river.Job[riverArgs]) error {
 // which is when Insert returns, to the start of the worker. One job is inserted
 // at each interval.
 func riverLatency(ctx context.Context, t task) (f figures, err error) {
-	pool, err := riverPool(ctx, t.DSN)
+	driver, done, err := openRiver(ctx, t.DSN)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.Close()
-	driver := riverpgxv5.New(pool)
-	if err := createRiverSchema(ctx, t.DSN, driver); err != nil {
-		return nil, err
-	}
+	defer done()
 	started := make(chan stamp, max(riverWarmUpJobs, t.Messages))
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &stampWorker{started: started})

@@ -43,6 +43,7 @@ func TestContendersMeasure(t *testing.T) {
 
 func TestGraphileMeasures(t *testing.T) {
 	l := testLab(t)
+	// Node is optional on a machine that measures, and so is this row.
 	if _, err := exec.LookPath("node"); err != nil || !graphileInstalled(l.graphile) {
 		t.Skip("needs node, and npm ci in bench/graphile")
 	}

@@ -91,16 +91,7 @@ func (y *yard) scratches() []string {
 // eventually waits until what holds.
 func (y *yard) eventually(what string, holds func() bool) {
 	y.t.Helper()
-	timeout := time.After(deadline)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-timeout:
-			y.t.Fatalf("waited %s in vain for: %s", deadline, what)
-		case <-tick.C:
-		}
-	}
+	eventually(y.t, what, holds, func() string { return "" })
 }
 
 // benching is a running `pgqrsd bench`.

@@ -252,13 +252,19 @@ func (w *world) journal() []event {
 // eventually waits until what holds, looking again and again.
 func (w *world) eventually(what string, holds func() bool) {
 	w.t.Helper()
+	eventually(w.t, what, holds, w.whereabouts)
+}
+
+// eventually waits until what holds, and otherwise says how things are.
+func eventually(t *testing.T, what string, holds func() bool, things func() string) {
+	t.Helper()
 	timeout := time.After(deadline)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-timeout:
-			w.t.Fatalf("waited %s in vain for: %s\n%s", deadline, what, w.whereabouts())
+			t.Fatalf("waited %s in vain for: %s\n%s", deadline, what, things())
 		case <-tick.C:
 		}
 	}

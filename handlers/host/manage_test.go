@@ -173,7 +173,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-func TestNothingToDoSettlesAtOnce(t *testing.T) {
+func TestNoHandlersStartAtOnce(t *testing.T) {
 	r := newRig(t, nil).start(nil)
 	if len(r.Status()) != 0 || len(r.Queues()) != 0 {
 		t.Errorf("status %v, queues %v", r.Status(), r.Queues())

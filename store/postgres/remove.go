@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -77,12 +78,8 @@ func (s *Store) remove(ctx context.Context, op string, r removal, ids []int64) (
 		left[id] = store.ErrNotFound
 	}
 	for range removeTries {
-		todo := make([]int64, 0, len(left))
-		for id := range left {
-			todo = append(todo, id)
-		}
-		slices.Sort(todo)
-		again, err := s.removeOnce(ctx, op, r, todo, left)
+		pending := slices.Sorted(maps.Keys(left))
+		again, err := s.removeOnce(ctx, op, r, pending, left)
 		if err != nil {
 			return nil, err
 		}

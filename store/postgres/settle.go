@@ -24,6 +24,21 @@ select c.claim from unnest($2::bigint[]) k(claim) cross join lateral (
     select c.claim from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1 for update
 ) c`
 
+	// heldItems are those of the items ($2, $3) whose claim is there and holds
+	// them, by their position; $4 is the distinct claims.
+	heldItems = `
+with item as materialized (
+    select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
+),
+claimed as materialized (
+    select c.claim, unnest(c.ids) as id from unnest($4::bigint[]) k(claim) cross join lateral (
+        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1
+    ) c
+),
+held as materialized (
+    select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
+)`
+
 	// sqlSettleDone archives those of the items ($3, $4) as done, with their
 	// outputs $6, whose claim is there and holds them; $5 is the distinct
 	// claims. It returns how many, and which if they are not all.
@@ -55,20 +70,8 @@ select count(*), case when count(*) < cardinality($4::bigint[])
     then (select array_agg(h.ord) from held h where h.id in (select id from gone)) end
 from gone`
 
-	// sqlSettleDeleted removes those of the items ($2, $3) whose claim is there
-	// and holds them, with what only runs have; $4 is the distinct claims.
-	sqlSettleDeleted = `
-with item as materialized (
-    select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
-),
-claimed as materialized (
-    select c.claim, unnest(c.ids) as id from unnest($4::bigint[]) k(claim) cross join lateral (
-        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1
-    ) c
-),
-held as materialized (
-    select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
-),
+	// sqlSettleDeleted removes those that are held, with what only runs have.
+	sqlSettleDeleted = heldItems + `,
 gone as (
     delete from {{schema}}.messages m where m.id = any(array(select id from held)) returning m.id
 ),

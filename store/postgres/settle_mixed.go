@@ -16,18 +16,7 @@ const (
 	sqlCommit = `commit`
 
 	// sqlHeld says which items are held, and what is needed to decide about them.
-	sqlHeld = `
-with item as materialized (
-    select i.claim, i.id, i.ord from unnest($2::bigint[], $3::bigint[]) with ordinality as i(claim, id, ord)
-),
-claimed as materialized (
-    select c.claim, unnest(c.ids) as id from unnest($4::bigint[]) k(claim) cross join lateral (
-        select c.claim, c.ids from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1
-    ) c
-),
-held as materialized (
-    select i.id, i.ord from item i join claimed c on c.claim = i.claim and c.id = i.id
-),
+	sqlHeld = heldItems + `,
 message as (
     select m.id, m.attempts, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held))
 )

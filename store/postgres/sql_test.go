@@ -17,7 +17,7 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// sqlConstants finds every constant of this package named sqlXxx, with its
+// sqlConstants finds every constant of this package whose name begins with sql, with its
 // value as the compiler sees it.
 func sqlConstants(t *testing.T) map[string]string {
 	t.Helper()

@@ -80,7 +80,8 @@ func (g *gate) standBack() {
 	if time.Now().Before(g.rest) || !g.othersWait() {
 		return
 	}
-	// A lock between processes tells nobody when it is free, so this looks.
+	// A lock between processes tells nobody when it is free, so this looks, and
+	// not for long: yieldFor bounds it, whoever holds the lock.
 	for end := time.Now().Add(yieldFor); time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		if !g.othersWait() {

@@ -50,6 +50,18 @@ const (
 	OutcomeRelease OutcomeKind = "release"
 	// OutcomeDelete removes the message without archiving it.
 	OutcomeDelete OutcomeKind = "delete"
+
+	// The next three are for runs of workflows only.
+
+	// OutcomeStep records Steps and leaves the run leased. One batch may hold
+	// several of one lease, before its last outcome. Recording a step again that
+	// has its result changes nothing and is no error.
+	OutcomeStep OutcomeKind = "step"
+	// OutcomeWait records Steps and lets the run wait as Wait says; costs no attempt.
+	OutcomeWait OutcomeKind = "wait"
+	// OutcomeCancel archives the run as cancelled. So does any other outcome of a
+	// run that is being cancelled, but OutcomeStep and OutcomeRelease.
+	OutcomeCancel OutcomeKind = "cancel"
 )
 
 // Outcome is what became of one leased message.
@@ -65,12 +77,19 @@ type Outcome struct {
 	Enqueue []NewMessage
 	// Steps are step results to record together with this outcome.
 	Steps []StepResult
+	// Wait is for OutcomeWait.
+	Wait *Wait
+	// Version is the handler version that the run runs with; kept of the first
+	// outcome that records something of the run.
+	Version string
 }
 
 // Settled is what Settle did with one item.
 type Settled struct {
 	// State is where the message is now, "" if it was deleted or Err is set.
 	State State
+	// Halt says, after OutcomeStep, that the run must stop now.
+	Halt Halt
 	// Err is ErrLeaseLost when the lease is not held any more, or why the item
 	// itself was refused (ErrInvalid, *PayloadError, *UnknownQueueError), in
 	// which case its lease is still held.

@@ -27,19 +27,29 @@ type Run struct {
 	// BegunAt is when the run's code first began; zero before.
 	BegunAt time.Time
 	// Steps counts the recorded steps.
-	Steps int64
+	Steps  int64
+	Status RunStatus
+	// Wait is what a waiting run waits for; nil if it does not.
+	Wait *RunWait
+	// Version is the handler version that began the run.
+	Version string
+	// Parent is the run that started this one as a step; 0 if none did.
+	Parent int64
 }
 
 // RunFilter chooses runs. Zero fields choose all.
 type RunFilter struct {
 	Workflow string
 	State    State
+	// Status narrows further; it may be any of the RunStatus words.
+	Status RunStatus
 	Page
 }
 
 // Workflows is the table of runs: the messages, archived or not, of the queues
 // of kind WorkflowQueue. Safe for concurrent use.
 type Workflows interface {
+	RunControl
 	// Insert is Store.CreateWorkflow.
 	Insert(ctx context.Context, run NewRun) (id int64, created bool, err error)
 	Get(ctx context.Context, id int64) (Run, error)
@@ -51,6 +61,10 @@ type Workflows interface {
 	Delete(ctx context.Context, id int64) error
 	// Steps lists a run's recorded steps in the order of recording.
 	Steps(ctx context.Context, run int64) ([]StepRecord, error)
+	// Load returns what leased runs carry on from, in the order of ids; a run
+	// that nothing is recorded of has the zero state with its id. It is a constant
+	// number of statements.
+	Load(ctx context.Context, ids ...int64) ([]RunState, error)
 }
 
 // Workflow is a handle on one run. Its writes carry the run's lease, so that
@@ -77,17 +91,42 @@ type StepKey struct {
 // StepState is a step's state.
 type StepState string
 
-// The states of a step. A running step is executed again after a crash.
+// The states of a step. A running step is executed again after a crash. A
+// waiting step waits for what its kind says: a time, a signal, a child, its next try.
 const (
 	StepRunning   StepState = "running"
+	StepWaiting   StepState = "waiting"
 	StepSucceeded StepState = "succeeded"
 	StepFailed    StepState = "failed"
+)
+
+// StepKind is what a step does.
+type StepKind string
+
+// The kinds of steps.
+const (
+	StepBody   StepKind = "step" // runs code
+	StepSleep  StepKind = "sleep"
+	StepSignal StepKind = "signal" // receives one
+	StepSend   StepKind = "send"   // sends one to another run
+	StepChild  StepKind = "child"  // starts a run and takes its result
+	StepEvent  StepKind = "event"  // publishes a value
 )
 
 // StepRecord is a step as it is recorded.
 type StepRecord struct {
 	Run int64
 	StepKey
+	Kind StepKind
+	// Position counts the steps of the step's branch in the order in which the
+	// code came by them, from 0.
+	Position int
+	// DueAt is when a waiting step is done waiting; zero is never. Remaining is
+	// how long that is from now, by the database's clock; negative if it is past, or never.
+	DueAt      time.Time
+	Remaining  time.Duration
+	Topic      string // of StepSignal and StepSend, the event's name of StepEvent
+	Child      int64  // of StepChild; 0 before
 	State      StepState
 	Tries      int
 	Output     json.RawMessage
@@ -99,9 +138,34 @@ type StepRecord struct {
 // StepResult is a step's result to record together with an Outcome.
 type StepResult struct {
 	StepKey
+	// Kind defaults to StepBody.
+	Kind     StepKind
+	Position int
+	// State is StepSucceeded, StepFailed or StepWaiting; the default is
+	// StepFailed if Error is set, else StepSucceeded.
+	State  StepState
 	Output json.RawMessage
-	// Error, if not empty, records the step as failed.
+	// Error is why the step failed, or why its last try did.
 	Error string
+	// Tries counts the tries of its body so far; 0 is taken as 1.
+	Tries int
+	// Took is how long the body ran, so that the record knows when it started.
+	Took time.Duration
+	// Delay is how long a waiting step waits; negative is without limit.
+	Delay time.Duration
+	// Topic is the signal's topic, or the event's name.
+	Topic string
+	// Signal is the signal that a StepSignal takes, with its result; 0 is none.
+	// A signal that is taken already by another step is ErrInvalid.
+	Signal int64
+	// Child is the run that a waiting StepChild starts, in the same transaction;
+	// nothing is started if the step is there already. When the child ends, its
+	// settlement records this step's result (StepSucceeded with its output, or
+	// StepFailed with its last error) and wakes the parent.
+	Child *NewRun
+	// Send is the signal that a StepSend sends, in the same transaction. To a run
+	// that has ended or is not there it records the step as failed instead.
+	Send *NewSignal
 }
 
 // Step is an acquired step. Execute says whether its body must run; if not,

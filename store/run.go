@@ -1,0 +1,144 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// RunStatus is how far a run is, in the words of people.
+type RunStatus string
+
+// The statuses of a run.
+const (
+	RunQueued     RunStatus = "queued"
+	RunRunning    RunStatus = "running"
+	RunWaiting    RunStatus = "waiting" // see Run.Wait
+	RunPaused     RunStatus = "paused"
+	RunCancelling RunStatus = "cancelling"
+	RunSucceeded  RunStatus = "succeeded"
+	RunFailed     RunStatus = "failed"
+	RunCancelled  RunStatus = "cancelled"
+)
+
+// Terminal says that the run has ended.
+func (s RunStatus) Terminal() bool {
+	return s == RunSucceeded || s == RunFailed || s == RunCancelled
+}
+
+// WaitKind is what a waiting run waits for.
+type WaitKind string
+
+// What runs wait for.
+const (
+	WaitSleep   WaitKind = "sleep"
+	WaitSignal  WaitKind = "signal"
+	WaitChild   WaitKind = "child"
+	WaitRetry   WaitKind = "retry"   // the next try of a step, or of the run itself
+	WaitVersion WaitKind = "version" // a handler that carries on the run's version
+	WaitStart   WaitKind = "start"   // its delay, before it has begun
+)
+
+// Wait is what a run that suspends itself waits for.
+type Wait struct {
+	Kind WaitKind
+	// For names it for people: a step, a topic, a version. At most 512 bytes.
+	For string
+	// Delay is how long it waits; negative is until it is woken.
+	Delay time.Duration
+	// News is RunState.News as the run saw it when it was leased. If there has been
+	// more since, the run does not wait: it is ready again at once.
+	News int64
+}
+
+// RunWait is what a run waits for now.
+type RunWait struct {
+	Kind WaitKind
+	For  string
+	// Until is when it ends by itself; zero is never.
+	Until time.Time
+}
+
+// Halt is why a leased run must stop at its next step boundary.
+type Halt string
+
+// Why a run must stop.
+const (
+	HaltNone   Halt = ""
+	HaltCancel Halt = "cancel" // settle it as OutcomeCancel
+	HaltPause  Halt = "pause"  // settle it as OutcomeWait
+)
+
+// RunState is what a leased run carries on from.
+type RunState struct {
+	Run int64
+	// Version is the handler version that began the run; empty if it has not begun.
+	Version string
+	// News counts what has come to the run from outside; see Wait.News.
+	News int64
+	Halt Halt
+	// Steps are the recorded steps, in the order of recording.
+	Steps []StepRecord
+	// Signals are those that no step has taken, oldest first.
+	Signals []Signal
+}
+
+// NewSignal is a signal to send.
+type NewSignal struct {
+	Run     int64
+	Topic   string
+	Payload json.RawMessage // JSON; empty is null
+	// Key makes sending idempotent: of signals to one run with the same key, the
+	// first is kept. Empty sends every time.
+	Key string
+}
+
+// Signal is a message to a run.
+type Signal struct {
+	ID      int64
+	Run     int64
+	Topic   string
+	Payload json.RawMessage
+	Key     string
+	SentAt  time.Time
+	// Taken says that a step has received it.
+	Taken bool
+}
+
+// Event is what a run has published under a name.
+type Event struct {
+	Name  string
+	Value json.RawMessage
+	SetAt time.Time
+}
+
+// RunControl is what outsiders do to runs. Every method returns ErrNotFound
+// for an id that is no run's, and ErrTerminal, where it does not say otherwise,
+// for one that has ended. Safe for concurrent use.
+type RunControl interface {
+	// Send leaves a signal for a run and wakes it if it waits, for whatever.
+	// created is false if a signal of this key was there before. A signal that
+	// arrives before, while or after the run waits for it is never lost.
+	Send(ctx context.Context, s NewSignal) (id int64, created bool, err error)
+	// Cancel ends a run: one that no worker has at once, as cancelled; one that
+	// is leased at its next step boundary (RunCancelling until then), whatever
+	// its handler answers. descend cancels the runs that it started, and theirs,
+	// too. It returns the status after it. Cancelling again changes nothing.
+	Cancel(ctx context.Context, id int64, descend bool) (RunStatus, error)
+	// Pause keeps a run from carrying on: it stops at its next step boundary, or
+	// is not begun. Resume lets it carry on. Neither costs an attempt. Both are
+	// idempotent.
+	Pause(ctx context.Context, id int64) error
+	Resume(ctx context.Context, id int64) error
+	// Retry carries a failed run on: its failed steps are forgotten, the others
+	// are kept, and its attempts start at zero. A run that has not failed is ErrInvalid.
+	Retry(ctx context.Context, id int64) error
+	// Fork starts a new run with the input of another one, whatever its state,
+	// and its recorded steps up to, not including, the named one. ErrInvalid if
+	// there is no such step; the zero StepKey keeps no step.
+	Fork(ctx context.Context, id int64, from StepKey) (int64, error)
+	// Signals lists a run's signals, oldest first; Events its events by name.
+	// Both also for runs that have ended.
+	Signals(ctx context.Context, id int64) ([]Signal, error)
+	Events(ctx context.Context, id int64) ([]Event, error)
+}

@@ -46,12 +46,13 @@ func ValidatePolicy(p QueuePolicy) error {
 }
 
 // ValidateOutcome checks what can be checked of an outcome without asking the
-// database: its kind, output, delay, follow-up messages and steps. A backend's
+// database: its kind, output, delay, follow-up messages, steps and wait. A backend's
 // Settle calls it for each item, and its error is that item's alone. Error
 // texts need no check: they are stored as CleanError makes them.
 func ValidateOutcome(o Outcome) error {
 	switch o.Kind {
-	case OutcomeDone, OutcomeRetry, OutcomeSnooze, OutcomeDiscard, OutcomeRelease, OutcomeDelete:
+	case OutcomeDone, OutcomeRetry, OutcomeSnooze, OutcomeDiscard, OutcomeRelease, OutcomeDelete,
+		OutcomeStep, OutcomeWait, OutcomeCancel:
 	default:
 		return fmt.Errorf("outcome kind %q is unknown: %w", o.Kind, ErrInvalid)
 	}
@@ -66,15 +67,7 @@ func ValidateOutcome(o Outcome) error {
 			return fmt.Errorf("follow-up message %d: %w", i+1, err)
 		}
 	}
-	for _, s := range o.Steps {
-		if err := ValidateStepKey(s.StepKey); err != nil {
-			return err
-		}
-		if err := ValidateOutput(s.Output); err != nil {
-			return fmt.Errorf("output of step %s[%d]: %w", s.Name, s.Occurrence, err)
-		}
-	}
-	return nil
+	return validateRunOutcome(o)
 }
 
 // MaxOutputBytes is the largest output of a job or a step.
@@ -102,7 +95,8 @@ func ValidateOutput(output json.RawMessage) error {
 const MaxStepName = 256
 
 // ValidateStepKey accepts names of 1 to MaxStepName bytes of UTF-8 without NUL
-// and occurrences from 0.
+// and occurrences from 0. The name of a step in a branch of its run begins with
+// the branch's: "branch/name".
 func ValidateStepKey(k StepKey) error {
 	switch {
 	case k.Name == "":
@@ -111,8 +105,8 @@ func ValidateStepKey(k StepKey) error {
 		return fmt.Errorf("step name is %d bytes long, the limit is %d: %w", len(k.Name), MaxStepName, ErrInvalid)
 	case CleanText(k.Name) != k.Name:
 		return fmt.Errorf("step name %q is not UTF-8 without NUL: %w", k.Name, ErrInvalid)
-	case k.Occurrence < 0:
-		return fmt.Errorf("step %s: occurrence %d is negative: %w", k.Name, k.Occurrence, ErrInvalid)
+	case outside(k.Occurrence):
+		return fmt.Errorf("step %s: occurrence %d is negative or too large: %w", k.Name, k.Occurrence, ErrInvalid)
 	}
 	return nil
 }

@@ -54,6 +54,10 @@ const (
 	// Not started, or stopped at the host's wish: back to the queue. Costs no
 	// attempt.
 	Outcome_OUTCOME_RELEASE Outcome = 5
+	// A workflow run waits, as Result.wait says. Costs no attempt.
+	Outcome_OUTCOME_WAIT Outcome = 6
+	// A workflow run has stopped because it is being cancelled.
+	Outcome_OUTCOME_CANCEL Outcome = 7
 )
 
 // Enum value maps for Outcome.
@@ -65,6 +69,8 @@ var (
 		3: "OUTCOME_SNOOZE",
 		4: "OUTCOME_DISCARD",
 		5: "OUTCOME_RELEASE",
+		6: "OUTCOME_WAIT",
+		7: "OUTCOME_CANCEL",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
@@ -73,6 +79,8 @@ var (
 		"OUTCOME_SNOOZE":      3,
 		"OUTCOME_DISCARD":     4,
 		"OUTCOME_RELEASE":     5,
+		"OUTCOME_WAIT":        6,
+		"OUTCOME_CANCEL":      7,
 	}
 )
 
@@ -106,8 +114,8 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 type StepState int32
 
 const (
-	StepState_STEP_STATE_UNSPECIFIED StepState = 0
-	StepState_STEP_STATE_RUNNING     StepState = 1
+	StepState_STEP_STATE_UNSPECIFIED StepState = 0 // taken as STEP_STATE_SUCCEEDED
+	StepState_STEP_STATE_WAITING     StepState = 1
 	StepState_STEP_STATE_SUCCEEDED   StepState = 2
 	StepState_STEP_STATE_FAILED      StepState = 3
 )
@@ -116,13 +124,13 @@ const (
 var (
 	StepState_name = map[int32]string{
 		0: "STEP_STATE_UNSPECIFIED",
-		1: "STEP_STATE_RUNNING",
+		1: "STEP_STATE_WAITING",
 		2: "STEP_STATE_SUCCEEDED",
 		3: "STEP_STATE_FAILED",
 	}
 	StepState_value = map[string]int32{
 		"STEP_STATE_UNSPECIFIED": 0,
-		"STEP_STATE_RUNNING":     1,
+		"STEP_STATE_WAITING":     1,
 		"STEP_STATE_SUCCEEDED":   2,
 		"STEP_STATE_FAILED":      3,
 	}
@@ -656,7 +664,11 @@ type Job struct {
 	// For a workflow run: the steps recorded so far, in the order of recording.
 	Steps []*Step `protobuf:"bytes,10,rep,name=steps,proto3" json:"steps,omitempty"`
 	// For a workflow run: the handler version that started it; empty at first.
-	Version       string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	// For a workflow run: the signals that no step has taken, oldest first.
+	Signals []*Signal `protobuf:"bytes,12,rep,name=signals,proto3" json:"signals,omitempty"`
+	// For a workflow run: what has come to it so far; goes back in Wait.
+	News          int64 `protobuf:"varint,13,opt,name=news,proto3" json:"news,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -768,6 +780,81 @@ func (x *Job) GetVersion() string {
 	return ""
 }
 
+func (x *Job) GetSignals() []*Signal {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+func (x *Job) GetNews() int64 {
+	if x != nil {
+		return x.News
+	}
+	return 0
+}
+
+// Signal is a message to a run.
+type Signal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Signal) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Signal) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Signal) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
 // Cancel asks a job to stop. One that has not started is dropped with a result
 // of OUTCOME_RELEASE; one that runs has its context cancelled and still owes a
 // result. That is OUTCOME_RELEASE when the job failed after it was cancelled,
@@ -788,7 +875,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +887,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +900,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{7}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Cancel) GetId() int64 {
@@ -861,7 +948,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +960,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +973,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{8}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Started) GetId() int64 {
@@ -916,14 +1003,19 @@ type Result struct {
 	DelayMs *int64 `protobuf:"varint,6,opt,name=delay_ms,json=delayMs,proto3,oneof" json:"delay_ms,omitempty"`
 	// Follow-up messages, stored in the transaction that settles this job, or
 	// not at all. Any outcome but OUTCOME_RELEASE.
-	Enqueue       []*Enqueue `protobuf:"bytes,7,rep,name=enqueue,proto3" json:"enqueue,omitempty"`
+	Enqueue []*Enqueue `protobuf:"bytes,7,rep,name=enqueue,proto3" json:"enqueue,omitempty"`
+	// Steps of a workflow run to record in the same transaction. Any outcome but
+	// OUTCOME_RELEASE.
+	Steps []*Step `protobuf:"bytes,8,rep,name=steps,proto3" json:"steps,omitempty"`
+	// OUTCOME_WAIT: what the run waits for.
+	Wait          *Wait `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1027,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1040,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{9}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Result) GetId() int64 {
@@ -1000,6 +1092,94 @@ func (x *Result) GetEnqueue() []*Enqueue {
 	return nil
 }
 
+func (x *Result) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Result) GetWait() *Wait {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// Wait says until when a run waits. It is woken earlier by whatever comes to it:
+// a signal, the result of a child.
+type Wait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "sleep", "signal", "child" or "retry".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What for: the step's name or the topic. For people.
+	For string `protobuf:"bytes,2,opt,name=for,proto3" json:"for,omitempty"`
+	// Negative is until it is woken.
+	DelayMs int64 `protobuf:"varint,3,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	// Job.news. If more has come since, the run is ready again at once.
+	News          int64 `protobuf:"varint,4,opt,name=news,proto3" json:"news,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wait) Reset() {
+	*x = Wait{}
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wait) ProtoMessage() {}
+
+func (x *Wait) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wait.ProtoReflect.Descriptor instead.
+func (*Wait) Descriptor() ([]byte, []int) {
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Wait) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Wait) GetFor() string {
+	if x != nil {
+		return x.For
+	}
+	return ""
+}
+
+func (x *Wait) GetDelayMs() int64 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
+func (x *Wait) GetNews() int64 {
+	if x != nil {
+		return x.News
+	}
+	return 0
+}
+
 type Enqueue struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
@@ -1013,7 +1193,7 @@ type Enqueue struct {
 
 func (x *Enqueue) Reset() {
 	*x = Enqueue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1205,7 @@ func (x *Enqueue) String() string {
 func (*Enqueue) ProtoMessage() {}
 
 func (x *Enqueue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1218,7 @@ func (x *Enqueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enqueue.ProtoReflect.Descriptor instead.
 func (*Enqueue) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{10}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Enqueue) GetQueue() string {
@@ -1091,7 +1271,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1283,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1296,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{11}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Beat) GetId() int64 {
@@ -1166,7 +1346,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1358,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1371,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Log) GetId() int64 {
@@ -1252,7 +1432,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1444,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1457,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ping) GetNumber() uint64 {
@@ -1296,7 +1476,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1488,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1501,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pong) GetNumber() uint64 {
@@ -1331,21 +1511,48 @@ func (x *Pong) GetNumber() uint64 {
 	return 0
 }
 
-// Step is a recorded step of a workflow run, keyed (run, name, occurrence).
+// Step is a step of a workflow run, keyed (run, name, occurrence). A step in a
+// branch of the run is named "branch/name".
 type Step struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Occurrence    uint32                 `protobuf:"varint,2,opt,name=occurrence,proto3" json:"occurrence,omitempty"`
-	State         StepState              `protobuf:"varint,3,opt,name=state,proto3,enum=pgqrs.handler.v1.StepState" json:"state,omitempty"`
-	Output        []byte                 `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`
-	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Counts the uses of the name, from 0.
+	Occurrence uint32    `protobuf:"varint,2,opt,name=occurrence,proto3" json:"occurrence,omitempty"`
+	State      StepState `protobuf:"varint,3,opt,name=state,proto3,enum=pgqrs.handler.v1.StepState" json:"state,omitempty"`
+	// JSON; empty is none.
+	Output []byte `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`
+	// Why it failed, or why its last try did.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// "step" (also when empty), "sleep", "signal", "send", "child" or "event".
+	Kind string `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Counts the steps of the branch in the order in which the code came by them,
+	// from 0. A replay compares it, to find that the code has changed.
+	Position uint32 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
+	// How often the body has run; 0 is taken as 1.
+	Tries uint32 `protobuf:"varint,8,opt,name=tries,proto3" json:"tries,omitempty"`
+	// To the host: how long the body ran.
+	TookUs int64 `protobuf:"varint,9,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	// STEP_STATE_WAITING: to the host how long it waits, to the handler how long it
+	// still has to. Unset is without limit; to the handler, 0 is that it is over.
+	DelayMs *int64 `protobuf:"varint,10,opt,name=delay_ms,json=delayMs,proto3,oneof" json:"delay_ms,omitempty"`
+	// The signal's topic, or the event's name.
+	Topic string `protobuf:"bytes,11,opt,name=topic,proto3" json:"topic,omitempty"`
+	// To the host: the signal that a step of kind "signal" takes.
+	Signal int64 `protobuf:"varint,12,opt,name=signal,proto3" json:"signal,omitempty"`
+	// To the host: the run that a waiting step of kind "child" starts. The host
+	// records the step's result when that has ended.
+	Child *Enqueue `protobuf:"bytes,13,opt,name=child,proto3" json:"child,omitempty"`
+	// Of kind "send": the run that the signal goes to; output is its payload, key
+	// makes it idempotent.
+	Run           int64  `protobuf:"varint,14,opt,name=run,proto3" json:"run,omitempty"`
+	Key           string `protobuf:"bytes,15,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1564,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1577,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Step) GetName() string {
@@ -1408,21 +1615,93 @@ func (x *Step) GetError() string {
 	return ""
 }
 
-// StepCall asks the host to record a step; StepReply answers once it is on
-// disk. number pairs them within the stream.
+func (x *Step) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Step) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Step) GetTries() uint32 {
+	if x != nil {
+		return x.Tries
+	}
+	return 0
+}
+
+func (x *Step) GetTookUs() int64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *Step) GetDelayMs() int64 {
+	if x != nil && x.DelayMs != nil {
+		return *x.DelayMs
+	}
+	return 0
+}
+
+func (x *Step) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Step) GetSignal() int64 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Step) GetChild() *Enqueue {
+	if x != nil {
+		return x.Child
+	}
+	return nil
+}
+
+func (x *Step) GetRun() int64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *Step) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// StepCall asks the host to record steps of a run, all together; StepReply
+// answers once they are on disk. number pairs them within the stream. A run may
+// have many calls open, but none when it sends its result. Recording a step that
+// is recorded already changes nothing and is no error.
 type StepCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Id            int64                  `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	Claim         int64                  `protobuf:"varint,3,opt,name=claim,proto3" json:"claim,omitempty"`
-	Step          *Step                  `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	Steps         []*Step                `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepCall) Reset() {
 	*x = StepCall{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1713,7 @@ func (x *StepCall) String() string {
 func (*StepCall) ProtoMessage() {}
 
 func (x *StepCall) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1726,7 @@ func (x *StepCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepCall.ProtoReflect.Descriptor instead.
 func (*StepCall) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StepCall) GetNumber() uint64 {
@@ -1471,9 +1750,9 @@ func (x *StepCall) GetClaim() int64 {
 	return 0
 }
 
-func (x *StepCall) GetStep() *Step {
+func (x *StepCall) GetSteps() []*Step {
 	if x != nil {
-		return x.Step
+		return x.Steps
 	}
 	return nil
 }
@@ -1481,16 +1760,19 @@ func (x *StepCall) GetStep() *Step {
 type StepReply struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Step   *Step                  `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
-	// Set when the step could not be recorded; the run must stop.
-	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// Set when the steps could not be recorded: the attempt must fail with it.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Set when the run must stop now, its steps being recorded: "cancel" answers
+	// with OUTCOME_CANCEL, "pause" with OUTCOME_WAIT, "release" (its lease is lost,
+	// or the daemon stops) with OUTCOME_RELEASE.
+	Halt          string `protobuf:"bytes,3,opt,name=halt,proto3" json:"halt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepReply) Reset() {
 	*x = StepReply{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1784,7 @@ func (x *StepReply) String() string {
 func (*StepReply) ProtoMessage() {}
 
 func (x *StepReply) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1797,7 @@ func (x *StepReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepReply.ProtoReflect.Descriptor instead.
 func (*StepReply) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StepReply) GetNumber() uint64 {
@@ -1525,16 +1807,16 @@ func (x *StepReply) GetNumber() uint64 {
 	return 0
 }
 
-func (x *StepReply) GetStep() *Step {
-	if x != nil {
-		return x.Step
-	}
-	return nil
-}
-
 func (x *StepReply) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *StepReply) GetHalt() string {
+	if x != nil {
+		return x.Halt
 	}
 	return ""
 }
@@ -1552,7 +1834,7 @@ type Description_Queue struct {
 
 func (x *Description_Queue) Reset() {
 	*x = Description_Queue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1846,7 @@ func (x *Description_Queue) String() string {
 func (*Description_Queue) ProtoMessage() {}
 
 func (x *Description_Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1894,7 @@ type Hello_QueueSettings struct {
 
 func (x *Hello_QueueSettings) Reset() {
 	*x = Hello_QueueSettings{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1906,7 @@ func (x *Hello_QueueSettings) String() string {
 func (*Hello_QueueSettings) ProtoMessage() {}
 
 func (x *Hello_QueueSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1982,7 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x06Credit\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
 	"\x04jobs\x18\x02 \x01(\rR\x04jobs\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\x9f\x03\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\xe7\x03\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x14\n" +
@@ -1714,10 +1996,16 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\apayload\x18\t \x01(\fR\apayload\x12,\n" +
 	"\x05steps\x18\n" +
 	" \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\x12\x18\n" +
-	"\aversion\x18\v \x01(\tR\aversion\x1a:\n" +
+	"\aversion\x18\v \x01(\tR\aversion\x122\n" +
+	"\asignals\x18\f \x03(\v2\x18.pgqrs.handler.v1.SignalR\asignals\x12\x12\n" +
+	"\x04news\x18\r \x01(\x03R\x04news\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"H\n" +
+	"\x06Signal\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x18\n" +
+	"\apayload\x18\x03 \x01(\fR\apayload\"m\n" +
 	"\x06Cancel\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x16\n" +
@@ -1725,7 +2013,7 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x0eunstarted_only\x18\x04 \x01(\bR\runstartedOnly\"/\n" +
 	"\aStarted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
-	"\x05claim\x18\x02 \x01(\x03R\x05claim\"\xf3\x01\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"\xcd\x02\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x123\n" +
@@ -1733,8 +2021,15 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x06output\x18\x04 \x01(\fR\x06output\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x1e\n" +
 	"\bdelay_ms\x18\x06 \x01(\x03H\x00R\adelayMs\x88\x01\x01\x123\n" +
-	"\aenqueue\x18\a \x03(\v2\x19.pgqrs.handler.v1.EnqueueR\aenqueueB\v\n" +
-	"\t_delay_ms\"\xee\x01\n" +
+	"\aenqueue\x18\a \x03(\v2\x19.pgqrs.handler.v1.EnqueueR\aenqueue\x12,\n" +
+	"\x05steps\x18\b \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\x12*\n" +
+	"\x04wait\x18\t \x01(\v2\x16.pgqrs.handler.v1.WaitR\x04waitB\v\n" +
+	"\t_delay_ms\"[\n" +
+	"\x04Wait\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03for\x18\x02 \x01(\tR\x03for\x12\x19\n" +
+	"\bdelay_ms\x18\x03 \x01(\x03R\adelayMs\x12\x12\n" +
+	"\x04news\x18\x04 \x01(\x03R\x04news\"\xee\x01\n" +
 	"\aEnqueue\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\x12\x19\n" +
@@ -1760,7 +2055,7 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x04Ping\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\"\x1e\n" +
 	"\x04Pong\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\"\x9b\x01\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\xaa\x03\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1768,26 +2063,40 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"occurrence\x121\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1b.pgqrs.handler.v1.StepStateR\x05state\x12\x16\n" +
 	"\x06output\x18\x04 \x01(\fR\x06output\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"t\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bposition\x18\a \x01(\rR\bposition\x12\x14\n" +
+	"\x05tries\x18\b \x01(\rR\x05tries\x12\x17\n" +
+	"\atook_us\x18\t \x01(\x03R\x06tookUs\x12\x1e\n" +
+	"\bdelay_ms\x18\n" +
+	" \x01(\x03H\x00R\adelayMs\x88\x01\x01\x12\x14\n" +
+	"\x05topic\x18\v \x01(\tR\x05topic\x12\x16\n" +
+	"\x06signal\x18\f \x01(\x03R\x06signal\x12/\n" +
+	"\x05child\x18\r \x01(\v2\x19.pgqrs.handler.v1.EnqueueR\x05child\x12\x10\n" +
+	"\x03run\x18\x0e \x01(\x03R\x03run\x12\x10\n" +
+	"\x03key\x18\x0f \x01(\tR\x03keyB\v\n" +
+	"\t_delay_ms\"v\n" +
 	"\bStepCall\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x03R\x02id\x12\x14\n" +
-	"\x05claim\x18\x03 \x01(\x03R\x05claim\x12*\n" +
-	"\x04step\x18\x04 \x01(\v2\x16.pgqrs.handler.v1.StepR\x04step\"e\n" +
+	"\x05claim\x18\x03 \x01(\x03R\x05claim\x12,\n" +
+	"\x05steps\x18\x04 \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\"M\n" +
 	"\tStepReply\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\x12*\n" +
-	"\x04step\x18\x02 \x01(\v2\x16.pgqrs.handler.v1.StepR\x04step\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error*\x85\x01\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
+	"\x04halt\x18\x03 \x01(\tR\x04halt*\xab\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x11\n" +
 	"\rOUTCOME_RETRY\x10\x02\x12\x12\n" +
 	"\x0eOUTCOME_SNOOZE\x10\x03\x12\x13\n" +
 	"\x0fOUTCOME_DISCARD\x10\x04\x12\x13\n" +
-	"\x0fOUTCOME_RELEASE\x10\x05*p\n" +
+	"\x0fOUTCOME_RELEASE\x10\x05\x12\x10\n" +
+	"\fOUTCOME_WAIT\x10\x06\x12\x12\n" +
+	"\x0eOUTCOME_CANCEL\x10\a*p\n" +
 	"\tStepState\x12\x1a\n" +
 	"\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12STEP_STATE_RUNNING\x10\x01\x12\x18\n" +
+	"\x12STEP_STATE_WAITING\x10\x01\x12\x18\n" +
 	"\x14STEP_STATE_SUCCEEDED\x10\x02\x12\x15\n" +
 	"\x11STEP_STATE_FAILED\x10\x032\xa0\x01\n" +
 	"\aHandler\x12L\n" +
@@ -1807,7 +2116,7 @@ func file_handlers_handlerpb_handler_proto_rawDescGZIP() []byte {
 }
 
 var file_handlers_handlerpb_handler_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(Outcome)(0),                // 0: pgqrs.handler.v1.Outcome
 	(StepState)(0),              // 1: pgqrs.handler.v1.StepState
@@ -1819,55 +2128,60 @@ var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(*Hello)(nil),               // 7: pgqrs.handler.v1.Hello
 	(*Credit)(nil),              // 8: pgqrs.handler.v1.Credit
 	(*Job)(nil),                 // 9: pgqrs.handler.v1.Job
-	(*Cancel)(nil),              // 10: pgqrs.handler.v1.Cancel
-	(*Started)(nil),             // 11: pgqrs.handler.v1.Started
-	(*Result)(nil),              // 12: pgqrs.handler.v1.Result
-	(*Enqueue)(nil),             // 13: pgqrs.handler.v1.Enqueue
-	(*Beat)(nil),                // 14: pgqrs.handler.v1.Beat
-	(*Log)(nil),                 // 15: pgqrs.handler.v1.Log
-	(*Ping)(nil),                // 16: pgqrs.handler.v1.Ping
-	(*Pong)(nil),                // 17: pgqrs.handler.v1.Pong
-	(*Step)(nil),                // 18: pgqrs.handler.v1.Step
-	(*StepCall)(nil),            // 19: pgqrs.handler.v1.StepCall
-	(*StepReply)(nil),           // 20: pgqrs.handler.v1.StepReply
-	(*Description_Queue)(nil),   // 21: pgqrs.handler.v1.Description.Queue
-	(*Hello_QueueSettings)(nil), // 22: pgqrs.handler.v1.Hello.QueueSettings
-	nil,                         // 23: pgqrs.handler.v1.Job.HeadersEntry
-	nil,                         // 24: pgqrs.handler.v1.Enqueue.HeadersEntry
+	(*Signal)(nil),              // 10: pgqrs.handler.v1.Signal
+	(*Cancel)(nil),              // 11: pgqrs.handler.v1.Cancel
+	(*Started)(nil),             // 12: pgqrs.handler.v1.Started
+	(*Result)(nil),              // 13: pgqrs.handler.v1.Result
+	(*Wait)(nil),                // 14: pgqrs.handler.v1.Wait
+	(*Enqueue)(nil),             // 15: pgqrs.handler.v1.Enqueue
+	(*Beat)(nil),                // 16: pgqrs.handler.v1.Beat
+	(*Log)(nil),                 // 17: pgqrs.handler.v1.Log
+	(*Ping)(nil),                // 18: pgqrs.handler.v1.Ping
+	(*Pong)(nil),                // 19: pgqrs.handler.v1.Pong
+	(*Step)(nil),                // 20: pgqrs.handler.v1.Step
+	(*StepCall)(nil),            // 21: pgqrs.handler.v1.StepCall
+	(*StepReply)(nil),           // 22: pgqrs.handler.v1.StepReply
+	(*Description_Queue)(nil),   // 23: pgqrs.handler.v1.Description.Queue
+	(*Hello_QueueSettings)(nil), // 24: pgqrs.handler.v1.Hello.QueueSettings
+	nil,                         // 25: pgqrs.handler.v1.Job.HeadersEntry
+	nil,                         // 26: pgqrs.handler.v1.Enqueue.HeadersEntry
 }
 var file_handlers_handlerpb_handler_proto_depIdxs = []int32{
-	21, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
+	23, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
 	7,  // 1: pgqrs.handler.v1.HostFrame.hello:type_name -> pgqrs.handler.v1.Hello
 	9,  // 2: pgqrs.handler.v1.HostFrame.jobs:type_name -> pgqrs.handler.v1.Job
-	10, // 3: pgqrs.handler.v1.HostFrame.cancels:type_name -> pgqrs.handler.v1.Cancel
-	20, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
-	16, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
+	11, // 3: pgqrs.handler.v1.HostFrame.cancels:type_name -> pgqrs.handler.v1.Cancel
+	22, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
+	18, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
 	8,  // 6: pgqrs.handler.v1.HandlerFrame.credits:type_name -> pgqrs.handler.v1.Credit
-	11, // 7: pgqrs.handler.v1.HandlerFrame.started:type_name -> pgqrs.handler.v1.Started
-	12, // 8: pgqrs.handler.v1.HandlerFrame.results:type_name -> pgqrs.handler.v1.Result
-	14, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
-	19, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
-	15, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
-	17, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
-	22, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
-	23, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
-	18, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
-	0,  // 16: pgqrs.handler.v1.Result.outcome:type_name -> pgqrs.handler.v1.Outcome
-	13, // 17: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
-	24, // 18: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
-	1,  // 19: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
-	18, // 20: pgqrs.handler.v1.StepCall.step:type_name -> pgqrs.handler.v1.Step
-	18, // 21: pgqrs.handler.v1.StepReply.step:type_name -> pgqrs.handler.v1.Step
-	2,  // 22: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
-	3,  // 23: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
-	5,  // 24: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
-	4,  // 25: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
-	6,  // 26: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
-	25, // [25:27] is the sub-list for method output_type
-	23, // [23:25] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	12, // 7: pgqrs.handler.v1.HandlerFrame.started:type_name -> pgqrs.handler.v1.Started
+	13, // 8: pgqrs.handler.v1.HandlerFrame.results:type_name -> pgqrs.handler.v1.Result
+	16, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
+	21, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
+	17, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
+	19, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
+	24, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
+	25, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
+	20, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
+	10, // 16: pgqrs.handler.v1.Job.signals:type_name -> pgqrs.handler.v1.Signal
+	0,  // 17: pgqrs.handler.v1.Result.outcome:type_name -> pgqrs.handler.v1.Outcome
+	15, // 18: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
+	20, // 19: pgqrs.handler.v1.Result.steps:type_name -> pgqrs.handler.v1.Step
+	14, // 20: pgqrs.handler.v1.Result.wait:type_name -> pgqrs.handler.v1.Wait
+	26, // 21: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
+	1,  // 22: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
+	15, // 23: pgqrs.handler.v1.Step.child:type_name -> pgqrs.handler.v1.Enqueue
+	20, // 24: pgqrs.handler.v1.StepCall.steps:type_name -> pgqrs.handler.v1.Step
+	2,  // 25: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
+	3,  // 26: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
+	5,  // 27: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
+	4,  // 28: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
+	6,  // 29: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
+	28, // [28:30] is the sub-list for method output_type
+	26, // [26:28] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_handlers_handlerpb_handler_proto_init() }
@@ -1875,14 +2189,15 @@ func file_handlers_handlerpb_handler_proto_init() {
 	if File_handlers_handlerpb_handler_proto != nil {
 		return
 	}
-	file_handlers_handlerpb_handler_proto_msgTypes[9].OneofWrappers = []any{}
+	file_handlers_handlerpb_handler_proto_msgTypes[10].OneofWrappers = []any{}
+	file_handlers_handlerpb_handler_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handlers_handlerpb_handler_proto_rawDesc), len(file_handlers_handlerpb_handler_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,8 @@ type description struct {
 type queueDescription struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"`
+	// Versions are those of the runs that a workflow carries on; none is all.
+	Versions []string `json:"versions,omitempty"`
 }
 
 // byHand answers a person who started the binary, and returns the exit status.
@@ -44,7 +46,11 @@ func byHand(s *Server, args []string, stdout, stderr io.Writer) int {
 func describe(s *Server) description {
 	d := description{Name: s.name, Version: s.version, SDK: SDK, Protocol: ProtocolVersion}
 	for _, h := range s.handlers {
-		d.Queues = append(d.Queues, queueDescription{Name: h.queue, Kind: "job"})
+		q := queueDescription{Name: h.queue, Kind: "job"}
+		if h.workflow {
+			q.Kind, q.Versions = "workflow", h.versions
+		}
+		d.Queues = append(d.Queues, q)
 	}
 	return d
 }
@@ -58,6 +64,10 @@ func usage(s *Server) string {
 	if len(queues) > 1 {
 		plural = "s"
 	}
+	example := "message enqueue " + queues[0] + " --payload '{...}'"
+	if s.handlers[0].workflow {
+		example = "workflow create " + queues[0] + " --input '{...}'"
+	}
 	self := os.Args[0]
 	title := s.name
 	if s.version != "" {
@@ -70,8 +80,8 @@ which starts it and sends it jobs.
 
   cp %s ./plugins/
   pgqrsd run --plugins ./plugins
-  pgqrsd message enqueue %s --payload '{...}'
+  pgqrsd %s
 
 %s describe prints what it serves as JSON.
-`, title, plural, strings.Join(queues, ", "), self, queues[0], self)
+`, title, plural, strings.Join(queues, ", "), self, example, self)
 }

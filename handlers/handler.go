@@ -39,10 +39,15 @@ func Setup(setup func() error) Option {
 	return optionFunc(func(s *Server) error { s.setup = append(s.setup, setup); return nil })
 }
 
-// Handler does the jobs of one queue. Make it with Handle.
+// Handler does the jobs of one queue, or the runs of one workflow. Make it with
+// Handle or Workflow.
 type Handler struct {
 	queue string
 	run   runFunc
+	// workflow says that the queue's messages are runs. versions are those of the
+	// runs that it carries on; empty is every version.
+	workflow bool
+	versions []string
 }
 
 // runFunc does one job on raw JSON. A nil output is none.
@@ -53,7 +58,7 @@ func (h Handler) Queue() string { return h.queue }
 
 func (h Handler) apply(s *Server) error {
 	if h.run == nil {
-		return errors.New("serve a handler: it is the zero Handler; make it with handlers.Handle")
+		return errors.New("serve a handler: it is the zero Handler; make it with handlers.Handle or handlers.Workflow")
 	}
 	if err := checkQueue(h.queue); err != nil {
 		return fmt.Errorf("serve a handler: %w", err)
@@ -74,69 +79,53 @@ func (h Handler) apply(s *Server) error {
 // or Out json.RawMessage or []byte the JSON is passed as it stands. A job has no
 // output when Out is struct{}, or a pointer, map, slice or interface that is nil.
 func Handle[In, Out any](queue string, fn func(ctx context.Context, in In) (Out, error)) Handler {
-	decode, encode := decoder[In](), encoder[Out]()
 	return Handler{queue: queue, run: func(ctx context.Context, payload []byte) ([]byte, error) {
-		in, err := decode(payload)
+		in, err := decodeJSON[In](payload)
 		if err != nil {
-			return nil, err
+			return nil, unusable{fmt.Errorf("decode the payload into %s: %w", reflect.TypeFor[In](), err)}
 		}
 		out, err := fn(ctx, in)
 		if err != nil {
 			return nil, err
 		}
-		return encode(out)
+		return encodeOutput(out)
 	}}
 }
 
-func decoder[In any]() func([]byte) (In, error) {
-	var probe In
-	switch any(&probe).(type) {
+// decodeJSON decodes data into a T; raw JSON is passed as it stands.
+func decodeJSON[T any](data []byte) (v T, err error) {
+	switch raw := any(&v).(type) {
 	case *json.RawMessage:
-		return func(payload []byte) (in In, err error) {
-			*any(&in).(*json.RawMessage) = payload
-			return in, nil
-		}
+		*raw = data
 	case *[]byte:
-		return func(payload []byte) (in In, err error) {
-			*any(&in).(*[]byte) = payload
-			return in, nil
-		}
+		*raw = data
+	default:
+		err = json.Unmarshal(data, &v)
 	}
-	return func(payload []byte) (in In, err error) {
-		if err := json.Unmarshal(payload, &in); err != nil {
-			return in, unusable{fmt.Errorf("decode the payload into %s: %w", reflect.TypeFor[In](), err)}
-		}
-		return in, nil
-	}
+	return v, err
 }
 
-func encoder[Out any]() func(Out) ([]byte, error) {
-	var probe Out
-	switch any(&probe).(type) {
+// encodeOutput encodes what a handler or a step returned; nil is no output.
+func encodeOutput[T any](v T) ([]byte, error) {
+	switch out := any(&v).(type) {
 	case *struct{}:
-		return func(Out) ([]byte, error) { return nil, nil }
+		return nil, nil
 	case *json.RawMessage:
-		return func(out Out) ([]byte, error) { return rawOutput(*any(&out).(*json.RawMessage)) }
+		return rawOutput(*out)
 	case *[]byte:
-		return func(out Out) ([]byte, error) { return rawOutput(*any(&out).(*[]byte)) }
+		return rawOutput(*out)
 	}
-	marshal := func(out Out) ([]byte, error) {
-		output, err := json.Marshal(out)
-		if err != nil {
-			return nil, unusable{fmt.Errorf("encode the output: %w", err)}
-		}
-		return output, nil
-	}
-	switch reflect.TypeFor[Out]().Kind() {
+	switch reflect.TypeFor[T]().Kind() {
 	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
-		return func(out Out) ([]byte, error) {
-			if reflect.ValueOf(&out).Elem().IsNil() {
-				return nil, nil
-			}
-			return marshal(out)
+		if reflect.ValueOf(&v).Elem().IsNil() {
+			return nil, nil
 		}
 	}
-	return marshal
+	output, err := json.Marshal(&v)
+	if err != nil {
+		return nil, unusable{fmt.Errorf("encode the output: %w", err)}
+	}
+	return output, nil
 }
 
 func rawOutput(output []byte) ([]byte, error) {

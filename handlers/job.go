@@ -29,6 +29,8 @@ type job struct {
 	stop   context.CancelFunc // of the deadline's timer
 	cause  error              // why the host cancelled it
 	ended  bool
+	// flow is the run's; nil for a plain job. It is set before the author's code runs.
+	flow   *flow
 	follow []*handlerpb.Enqueue
 	// followBytes is the length of all payloads in follow.
 	followBytes int
@@ -43,7 +45,7 @@ type job struct {
 func newJob(msg *handlerpb.Job, l *lane) *job {
 	j := &job{msg: msg, lane: l}
 	if msg.TimeoutMs > 0 {
-		j.timeout = time.Duration(min(msg.TimeoutMs, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
+		j.timeout = duration(msg.TimeoutMs)
 	}
 	j.result.Id, j.result.Claim = msg.Id, msg.Claim
 	return j
@@ -82,8 +84,14 @@ func (j *job) Err() error { return j.context().Err() }
 // Value implements context.Context. Everything but the job itself is asked of
 // the real context, which is how package context finds it there.
 func (j *job) Value(key any) any {
-	if _, ok := key.(jobKey); ok {
+	switch key.(type) {
+	case jobKey:
 		return j
+	case branchKey:
+		if j.flow == nil {
+			return nil
+		}
+		return &j.flow.root
 	}
 	return j.context().Value(key)
 }
@@ -118,6 +126,17 @@ func (j *job) interrupt(reason string) {
 	if j.cancel != nil {
 		j.cancel(j.cause)
 	}
+}
+
+// over says why the job must begin nothing new: the host has cancelled it, or
+// its time is over.
+func (j *job) over() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.cause == nil && j.timeout > 0 && time.Since(j.started) >= j.timeout {
+		return &timeoutError{j.timeout}
+	}
+	return j.cause
 }
 
 // end closes the job to its handler and releases its context. It returns the
@@ -217,6 +236,10 @@ func Headers(headers map[string]string) EnqueueOption {
 // leaves no follow-ups, so that its next attempt does not enqueue them twice;
 // one that is done, snoozed or discarded by its own word does.
 //
+// In a workflow it belongs to the function's end, outside of all steps: what an
+// attempt enqueued that came to a wait is dropped, and the code comes by it again
+// in the replay. To start something in the middle of a run use [Child] or [Send].
+//
 // The error says that the message cannot be encoded, its queue's name or its
 // priority is invalid, the job's follow-ups are over 16 MiB, or ctx is not a
 // running job's.
@@ -226,37 +249,50 @@ func Enqueue(ctx context.Context, queue string, payload any, opts ...EnqueueOpti
 	if j == nil {
 		return fail(errNoJob)
 	}
-	if err := checkQueue(queue); err != nil {
-		return fail(err)
-	}
-	if raw, ok := payload.([]byte); ok {
-		payload = json.RawMessage(raw)
-	}
-	data, err := json.Marshal(payload)
+	msg, err := newMessage(queue, payload, opts)
 	if err != nil {
 		return fail(err)
-	}
-	msg := &handlerpb.Enqueue{Queue: queue, Payload: data}
-	for _, opt := range opts {
-		opt(msg)
-	}
-	if msg.Priority < -maxPriority || msg.Priority > maxPriority {
-		return fail(fmt.Errorf("priority %d is outside %d to %d", msg.Priority, -maxPriority, maxPriority))
-	}
-	for k, v := range msg.Headers {
-		if clean(k) != k || clean(v) != v {
-			return fail(fmt.Errorf("header %q is not valid UTF-8, or longer than %d bytes", k, maxTextBytes))
-		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.ended {
 		return fail(errEnded)
 	}
-	if j.followBytes+len(data) > maxFollowBytes {
+	if j.followBytes+len(msg.Payload) > maxFollowBytes {
 		return fail(fmt.Errorf("the job's follow-ups are over the limit of %d bytes", maxFollowBytes))
 	}
-	j.followBytes += len(data)
+	j.followBytes += len(msg.Payload)
 	j.follow = append(j.follow, msg)
 	return nil
+}
+
+func newMessage(queue string, payload any, opts []EnqueueOption) (*handlerpb.Enqueue, error) {
+	if err := checkQueue(queue); err != nil {
+		return nil, err
+	}
+	data, err := encodePayload(payload)
+	if err != nil {
+		return nil, err
+	}
+	msg := &handlerpb.Enqueue{Queue: queue, Payload: data}
+	for _, opt := range opts {
+		opt(msg)
+	}
+	if msg.Priority < -maxPriority || msg.Priority > maxPriority {
+		return nil, fmt.Errorf("priority %d is outside %d to %d", msg.Priority, -maxPriority, maxPriority)
+	}
+	for k, v := range msg.Headers {
+		if clean(k) != k || clean(v) != v {
+			return nil, fmt.Errorf("header %q is not valid UTF-8, or longer than %d bytes", k, maxTextBytes)
+		}
+	}
+	return msg, nil
+}
+
+// encodePayload encodes payload as JSON, unless it is that already.
+func encodePayload(payload any) ([]byte, error) {
+	if raw, ok := payload.([]byte); ok {
+		payload = json.RawMessage(raw)
+	}
+	return json.Marshal(payload)
 }

@@ -129,9 +129,9 @@ func (w *worker) done(j *job, output []byte, err error) {
 	w.lane.session.out.finish(j, elapsed)
 }
 
-// leave ends the worker. When the handler called runtime.Goexit it does so in
-// the middle of a job, which still owes its result, and another worker takes
-// its place.
+// leave ends the worker. When the handler called runtime.Goexit, or its run was
+// stopped, it does so in the middle of a job, which still owes its result, and
+// another worker takes its place.
 func (w *worker) leave() {
 	l := w.lane
 	l.mu.Lock()
@@ -150,6 +150,10 @@ func (j *job) call() (output []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			output, err = nil, &panicError{v, panicStack()}
+			if j.flow != nil {
+				// While a run is unwound this is the only word of it.
+				j.flow.crash(err)
+			}
 		}
 	}()
 	return j.lane.run(j, j.msg.Payload)

@@ -28,10 +28,15 @@ type outbox struct {
 	closed   bool
 	roomier  *sync.Cond // log lines were sent, or the outbox was closed
 
-	credits  []*handlerpb.Credit
-	started  fifo[*job]
-	results  fifo[*job]
-	beats    fifo[*job]
+	credits []*handlerpb.Credit
+	started fifo[*job]
+	results fifo[*job]
+	beats   fifo[*job]
+	calls   fifo[*call]
+	// open are the calls that wait for their reply, by number.
+	open     map[uint64]*call
+	number   uint64
+	gone     bool // there will be no replies
 	logs     fifo[*handlerpb.Log]
 	logBytes int
 	pongs    fifo[uint64]
@@ -171,7 +176,9 @@ func (o *outbox) next() (frame *handlerpb.HandlerFrame, closed bool) {
 		frame.Pong = &handlerpb.Pong{Number: o.pongs.pop()}
 		some = true
 	}
-	size := o.takeResults(frame)
+	// Branches of runs stand still for their calls.
+	size := o.takeCalls(frame)
+	size += o.takeResults(frame)
 	for o.started.len() > 0 && len(frame.Started) < frameItems {
 		// The result of a job that is over already says that it had started.
 		if j := o.started.pop(); !j.finished {
@@ -184,7 +191,7 @@ func (o *outbox) next() (frame *handlerpb.HandlerFrame, closed bool) {
 		j.beat = nil
 	}
 	o.takeLogs(frame, size)
-	some = some || len(frame.Results)+len(frame.Started)+len(frame.Beats)+len(frame.Logs) > 0
+	some = some || len(frame.Results)+len(frame.StepCalls)+len(frame.Started)+len(frame.Beats)+len(frame.Logs) > 0
 	if o.draining && !o.drained && o.owed == 0 && o.logs.len() == 0 {
 		frame.Drained, o.drained = true, true
 		some = true
@@ -219,7 +226,7 @@ func resultSize(r *handlerpb.Result) int {
 	for _, e := range r.Enqueue {
 		size += len(e.Payload) + 64
 	}
-	return size
+	return size + stepsSize(r.Steps)
 }
 
 // takeLogs fills the frame up with log lines: at least one, so that results

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -94,9 +95,26 @@ type timeoutError struct{ after time.Duration }
 func (e *timeoutError) Error() string        { return "timed out after " + e.after.String() }
 func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// settle fills in the job's result from what its code returned.
+// settle fills in the job's result from what its code returned, or from how its
+// run was stopped.
 func (j *job) settle(output []byte, err error, elapsed time.Duration) {
 	follow, cause := j.end()
+	if j.flow == nil {
+		j.judge(output, err, elapsed, follow, cause)
+		return
+	}
+	stopped, err := j.flow.settle(&j.result, err)
+	if stopped {
+		return
+	}
+	j.judge(output, err, elapsed, follow, cause)
+	if j.result.Outcome != handlerpb.Outcome_OUTCOME_RELEASE {
+		j.result.Steps = j.flow.over
+	}
+}
+
+// judge says what becomes of a job that came to its end.
+func (j *job) judge(output []byte, err error, elapsed time.Duration, follow []*handlerpb.Enqueue, cause error) {
 	r := &j.result
 	if err == nil {
 		if len(output) > maxOutputBytes {
@@ -114,6 +132,7 @@ func (j *job) settle(output []byte, err error, elapsed time.Duration) {
 		retry   *retryError
 		broken  unusable
 		panicky *panicError
+		failed  *StepError
 	)
 	text := err.Error()
 	switch {
@@ -124,6 +143,8 @@ func (j *job) settle(output []byte, err error, elapsed time.Duration) {
 	case errors.As(err, &snooze):
 		r.Outcome, r.DelayMs, r.Enqueue = handlerpb.Outcome_OUTCOME_SNOOZE, milliseconds(snooze.after), follow
 		return
+	case errors.As(err, &failed):
+		r.Outcome, r.Enqueue = handlerpb.Outcome_OUTCOME_DISCARD, follow
 	case errors.As(err, &discard) && (!interrupted(err) || (!timedOut && cause == nil)):
 		r.Outcome, r.Enqueue = handlerpb.Outcome_OUTCOME_DISCARD, follow
 	case cause != nil:
@@ -148,8 +169,16 @@ func interrupted(err error) bool {
 
 // milliseconds rounds up, so that a short delay does not become none.
 func milliseconds(d time.Duration) *int64 {
-	ms := int64((d + time.Millisecond - 1) / time.Millisecond)
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond > 0 {
+		ms++
+	}
 	return &ms
+}
+
+// duration is ms milliseconds, or as many as a Duration can be.
+func duration(ms int64) time.Duration {
+	return time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
 }
 
 // clean makes text what a protobuf string may hold, and no longer than

@@ -45,7 +45,7 @@ func NewServer(options ...Option) (*Server, error) {
 		}
 	}
 	if len(s.handlers) == 0 {
-		return nil, errors.New("serve no handlers: give at least one handlers.Handle")
+		return nil, errors.New("serve no handlers: give at least one handlers.Handle or handlers.Workflow")
 	}
 	s.name, s.version = clean(s.name), clean(s.version)
 	return s, nil
@@ -58,10 +58,11 @@ func (s *Server) Describe(context.Context, *handlerpb.DescribeRequest) (*handler
 	}
 	d := &handlerpb.Description{Name: s.name, Version: s.version, Sdk: SDK}
 	for _, h := range s.handlers {
-		d.Queues = append(d.Queues, &handlerpb.Description_Queue{
-			Name: h.queue,
-			Kind: handlerpb.Description_KIND_JOB,
-		})
+		q := &handlerpb.Description_Queue{Name: h.queue, Kind: handlerpb.Description_KIND_JOB}
+		if h.workflow {
+			q.Kind, q.Versions = handlerpb.Description_KIND_WORKFLOW, h.versions
+		}
+		d.Queues = append(d.Queues, q)
 	}
 	return d, nil
 }

@@ -23,7 +23,7 @@ type session struct {
 	lanes    map[string]*lane
 	out      *outbox
 	logLevel atomic.Int64
-	draining bool // known to the reader alone
+	draining atomic.Bool // set by the reader alone
 	// orphans holds jobs of queues that are not served, for their results.
 	orphans *lane
 }
@@ -53,6 +53,7 @@ func (s *session) run() error {
 	for _, l := range s.lanes {
 		l.close("the connection to pgqrsd has ended")
 	}
+	s.out.hangUp()
 	s.await(endGrace)
 	s.out.close()
 	if errors.Is(err, io.EOF) {
@@ -100,6 +101,9 @@ func (s *session) read() error {
 		}
 		if len(frame.Cancels) > 0 {
 			s.cancels(frame.Cancels)
+		}
+		if len(frame.StepReplies) > 0 {
+			s.out.replied(frame.StepReplies)
 		}
 		if frame.Ping != nil {
 			s.out.pong(frame.Ping.Number)
@@ -168,10 +172,9 @@ func (s *session) cancels(cancels []*handlerpb.Cancel) {
 }
 
 func (s *session) drain() {
-	if s.draining {
+	if s.draining.Swap(true) {
 		return
 	}
-	s.draining = true
 	for _, l := range s.lanes {
 		l.drain()
 	}

@@ -1,0 +1,137 @@
+package handlers
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+)
+
+// SendOption says more about a signal.
+type SendOption func(*handlerpb.Step)
+
+// SendKey makes sending idempotent for others than this step: of the signals to
+// one run with the same key the first is kept.
+func SendKey(key string) SendOption { return func(s *handlerpb.Step) { s.Key = key } }
+
+// Send sends a signal to another run, as a step called name, in the transaction
+// that records the step: once, whatever crashes. payload is encoded as JSON;
+// json.RawMessage and []byte are that already. To a run that has ended or never
+// was nothing is sent: the step is shown as failed in the run's timeline, but the
+// run carries on.
+//
+// The error is that the payload cannot be encoded, the topic or the key is
+// invalid, or ctx is not a workflow's.
+func Send(ctx context.Context, name string, run int64, topic string, payload any, opts ...SendOption) error {
+	p, err := come(ctx, kindSend, name)
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	if p.record != nil {
+		return nil
+	}
+	fail := func(err error) error {
+		return unusable{fmt.Errorf("send signal %s to run %d in step %s: %w", topic, run, p.name, err)}
+	}
+	if err := checkName(topic); err != nil {
+		return fail(err)
+	}
+	s := p.step(handlerpb.StepState_STEP_STATE_SUCCEEDED)
+	s.Run, s.Topic = run, topic
+	if s.Output, err = encodePayload(payload); err != nil {
+		return fail(err)
+	}
+	for _, opt := range opts {
+		opt(s)
+	}
+	if s.Key != "" {
+		if err := checkKey(s.Key); err != nil {
+			return fail(err)
+		}
+	}
+	p.branch.flow.record(p.branch, s)
+	return nil
+}
+
+// SetEvent publishes value under a name for those outside who watch the run, as
+// a step of that name. Publishing under it again replaces the value. The value
+// is encoded as JSON.
+//
+// The error is that the value cannot be encoded, or ctx is not a workflow's.
+func SetEvent(ctx context.Context, name string, value any) error {
+	p, err := come(ctx, kindEvent, name)
+	if err != nil {
+		return err
+	}
+	defer p.leave()
+	if p.record != nil {
+		return nil
+	}
+	s := p.step(handlerpb.StepState_STEP_STATE_SUCCEEDED)
+	s.Topic = name
+	if s.Output, err = encodePayload(value); err != nil {
+		return unusable{fmt.Errorf("set event %s: %w", name, err)}
+	}
+	p.branch.flow.record(p.branch, s)
+	return nil
+}
+
+// Child starts a run of another workflow, as a step called name, in the
+// transaction that records the step, and waits for its result without holding
+// a process, a slot or a lease. input is encoded as JSON; json.RawMessage and
+// []byte are that already. Delay and Headers may be given, a Priority may not.
+//
+// When the child has failed or was cancelled the error is a [*StepError]. Others
+// are that the input cannot be encoded, workflow or an option is invalid, the
+// child's output cannot be decoded into Out, and that ctx is not a workflow's.
+func Child[Out any](ctx context.Context, name, workflow string, input any, opts ...EnqueueOption) (Out, error) {
+	var out Out
+	p, err := come(ctx, kindChild, name)
+	if err != nil {
+		return out, err
+	}
+	defer p.leave()
+	if err := p.child(workflow, input, opts); err != nil {
+		return out, unusable{fmt.Errorf("start workflow %s in step %s: %w", workflow, p.name, err)}
+	}
+	if p.record.State == handlerpb.StepState_STEP_STATE_FAILED {
+		return out, p.failed(p.record)
+	}
+	out, err = decodeOutput[Out](p.record.Output)
+	if err != nil {
+		err = unusable{fmt.Errorf("decode the output of workflow %s into %s in step %s: %w", workflow, reflect.TypeFor[Out](), p.name, err)}
+	}
+	return out, err
+}
+
+// child returns when the child has ended.
+func (p *place) child(workflow string, input any, opts []EnqueueOption) error {
+	w := wait{kind: kindChild, what: p.name}
+	switch {
+	case p.waits():
+	case p.record != nil:
+		return nil
+	default:
+		msg, err := newMessage(workflow, input, opts)
+		if err != nil {
+			return err
+		}
+		if msg.Priority != 0 {
+			return fmt.Errorf("a run has no priority, %d was given", msg.Priority)
+		}
+		w.step = p.step(handlerpb.StepState_STEP_STATE_WAITING)
+		w.step.Child = msg
+	}
+	p.branch.park(w) // does not return: another lease brings the result
+	return nil
+}
+
+// checkKey holds the rule for keys of signals.
+func checkKey(key string) error {
+	if len(key) > maxFullName || clean(key) != key {
+		return fmt.Errorf("the key must be UTF-8 of at most %d bytes", maxFullName)
+	}
+	return nil
+}

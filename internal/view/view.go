@@ -97,7 +97,7 @@ func OfMessage(m store.Message) Message {
 	v := Message{
 		ID: m.ID, Queue: m.Queue, State: m.State, Priority: m.Priority, Attempts: m.Attempts,
 		Headers: m.Headers, Payload: raw(m.Payload), Errors: make([]AttemptError, 0, len(m.Errors)),
-		EnqueuedAt: m.EnqueuedAt.UTC(), AvailableAt: m.AvailableAt.UTC(),
+		EnqueuedAt: m.EnqueuedAt.UTC(), AvailableAt: dueTime(m.AvailableAt),
 		Worker: m.Worker, Attempt: m.Attempt, Started: m.Started,
 		LeasedAt: m.LeasedAt.UTC(), LeaseExpiresAt: m.LeaseExpiresAt.UTC(),
 		FinishedAt: m.FinishedAt.UTC(),

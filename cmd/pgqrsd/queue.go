@@ -19,6 +19,7 @@ func (a *app) queueCommand() *cobra.Command {
 
 func (a *app) queueCreate() *cobra.Command {
 	var attempts int
+	kind := store.JobQueue
 	retention := durationFlag(store.DefaultRetention)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -27,14 +28,18 @@ func (a *app) queueCreate() *cobra.Command {
 serves are created by the daemon, which also sets these values from its
 configuration.`,
 		Example: `  pgqrsd queue create emails
-  pgqrsd queue create reports --max-attempts 3 --retention 30d`,
+  pgqrsd queue create reports --max-attempts 3 --retention 30d
+  pgqrsd queue create order --kind workflow`,
 		Args:              args("the NAME of the queue"),
 		ValidArgsFunction: cobra.NoFileCompletions,
+		PreRunE: func(*cobra.Command, []string) error {
+			return oneOf("--kind", kind, queueKinds)
+		},
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			if attempts < 1 {
 				return usagef("--max-attempts must be at least 1")
 			}
-			policy := store.QueuePolicy{MaxAttempts: attempts, Retention: forEver(retention.duration())}
+			policy := store.QueuePolicy{Kind: kind, MaxAttempts: attempts, Retention: forEver(retention.duration())}
 			q, err := s.Queues().Insert(ctx, args[0], policy)
 			if err != nil {
 				return err
@@ -48,10 +53,14 @@ configuration.`,
 	}
 	cmd.Flags().IntVar(&attempts, "max-attempts", store.DefaultMaxAttempts, "failed attempts that make a dead letter")
 	cmd.Flags().Var(&retention, "retention", "time in the archive; 0s is for ever")
+	cmd.Flags().StringVar((*string)(&kind), "kind", string(kind), "what its messages are: job or workflow")
+	completeFlag(cmd, "kind", completeNames(queueKinds))
 	completeFlag(cmd, "max-attempts", cobra.NoFileCompletions)
 	completeFlag(cmd, "retention", cobra.NoFileCompletions)
 	return cmd
 }
+
+var queueKinds = []store.QueueKind{store.JobQueue, store.WorkflowQueue}
 
 // forEver turns the command line's 0, which is for ever, into the store's.
 func forEver(retention time.Duration) time.Duration {

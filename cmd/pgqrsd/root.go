@@ -118,7 +118,7 @@ records what happened.`,
 	root.AddCommand(
 		a.runCommand(), a.installCommand(), a.verifyCommand(), a.statsCommand(), a.configCommand(),
 		a.queueCommand(), a.messageCommand(), a.archiveCommand(), a.dlqCommand(),
-		a.workerCommand(), a.handlerCommand(), a.benchCommand(), a.versionCommand(),
+		a.workflowCommand(), a.workerCommand(), a.handlerCommand(), a.benchCommand(), a.versionCommand(),
 		a.benchDaemon(), a.benchHandler(),
 	)
 	root.InitDefaultHelpCmd()

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// runStatus is how commands that steer a run answer.
+type runStatus struct {
+	ID     int64           `json:"id"`
+	Status store.RunStatus `json:"status"`
+}
+
+// steered tells what became of a run.
+func (a *app) steered(id int64, status store.RunStatus, format string, args ...any) error {
+	if a.json() {
+		return a.printJSON(runStatus{id, status})
+	}
+	a.say(format, args...)
+	return nil
+}
+
+func (a *app) workflowCancel() *cobra.Command {
+	var descend bool
+	cmd := a.onID("run", &cobra.Command{
+		Use:   "cancel ID",
+		Short: "Cancel a run",
+		Long: `Cancel a run. One that is queued or waits is cancelled at once. One that runs
+stops at its next step: the step that runs may finish, and is recorded. Whatever
+its handler answers, it ends as cancelled. With --descend the runs that it
+started as steps are cancelled too, and theirs.`,
+		Example: `  pgqrsd workflow cancel 42
+  pgqrsd workflow cancel 42 --descend`,
+	}, func(ctx context.Context, s *session, id int64) error {
+		status, err := s.Workflows().Cancel(ctx, id, descend)
+		if err != nil {
+			return err
+		}
+		if status == store.RunCancelling {
+			return a.steered(id, status, "run %d is running and stops at its next step", id)
+		}
+		return a.steered(id, status, "run %d cancelled", id)
+	})
+	cmd.Flags().BoolVar(&descend, "descend", false, "cancel the runs that it started too")
+	return cmd
+}
+
+// steer is a command that does one thing to a run and then shows its status.
+func (a *app) steer(cmd *cobra.Command, do func(store.Workflows) func(context.Context, int64) error, said string) *cobra.Command {
+	return a.onID("run", cmd, func(ctx context.Context, s *session, id int64) error {
+		if err := do(s.Workflows())(ctx, id); err != nil {
+			return err
+		}
+		if !a.json() {
+			a.say("run %d %s", id, said)
+			return nil
+		}
+		run, err := s.Workflows().Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		return a.printJSON(runStatus{id, run.Status})
+	})
+}
+
+func (a *app) workflowRetry() *cobra.Command {
+	return a.steer(&cobra.Command{
+		Use:   "retry ID",
+		Short: "Carry a failed run on from its failed step",
+		Long: `Carry a failed run on, under its own id: its failed steps run again, the others
+are kept, and its attempts start at zero.`,
+		Example: "  pgqrsd workflow retry 42",
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry }, "carries on")
+}
+
+func (a *app) workflowPause() *cobra.Command {
+	return a.steer(&cobra.Command{
+		Use:   "pause ID",
+		Short: "Keep a run from carrying on",
+		Long: `Keep a run from carrying on until it is resumed. One that runs stops at its next
+step. It costs no attempt, and signals that come meanwhile are kept.`,
+		Example: "  pgqrsd workflow pause 42",
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Pause }, "paused")
+}
+
+func (a *app) workflowResume() *cobra.Command {
+	return a.steer(&cobra.Command{
+		Use:     "resume ID",
+		Short:   "Let a paused run carry on",
+		Example: "  pgqrsd workflow resume 42",
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Resume }, "resumed")
+}
+
+func (a *app) workflowFork() *cobra.Command {
+	var from string
+	cmd := a.onID("run", &cobra.Command{
+		Use:   "fork ID",
+		Short: "Start a new run with the first steps of another",
+		Long: `Start a new run with the input of another one, whatever its state, and its
+recorded steps before the one that --from names; that one and all after it run
+anew. STEP#N is the step's use N in a loop, from 0. Without --from it begins at
+the beginning. Prints the id of the new run.`,
+		Example: `  pgqrsd workflow fork 42 --from charge
+  pgqrsd workflow fork 42 --from page#3`,
+	}, func(ctx context.Context, s *session, id int64) error {
+		key, err := parseStep(from)
+		if err != nil {
+			return err
+		}
+		forked, err := s.Workflows().Fork(ctx, id, key)
+		if err != nil {
+			return err
+		}
+		return a.printStarted(forked, true, "")
+	})
+	cmd.Flags().StringVar(&from, "from", "", "the first step that runs anew: STEP or STEP#N")
+	completeFlag(cmd, "from", cobra.NoFileCompletions)
+	return cmd
+}
+
+// parseStep reads STEP or STEP#N. The names of branches hold a # too, so that
+// only one that is followed by a number alone counts.
+func parseStep(text string) (store.StepKey, error) {
+	at := strings.LastIndexByte(text, '#')
+	if at < 0 {
+		return store.StepKey{Name: text}, nil
+	}
+	n, err := strconv.Atoi(text[at+1:])
+	if err != nil && strings.Contains(text[at:], "/") {
+		return store.StepKey{Name: text}, nil
+	}
+	if err != nil || n < 0 || at == 0 {
+		return store.StepKey{}, usagef("--from must be STEP or STEP#N with a whole number from 0, not %q", text)
+	}
+	return store.StepKey{Name: text[:at], Occurrence: n}, nil
+}
+
+func (a *app) workflowSend() *cobra.Command {
+	var payload, key string
+	cmd := &cobra.Command{
+		Use:   "send ID TOPIC",
+		Short: "Send a signal to a run",
+		Long: `Send a signal to a run, which receives it under its TOPIC: now if it waits for
+it, else when it comes to wait for it. The payload is JSON: given itself, as
+@FILE, or - for standard input; without it, null.
+
+With --key sending is idempotent: of signals with one key, the first is kept.`,
+		Example: `  pgqrsd workflow send 42 approved --payload true
+  pgqrsd workflow send 42 approved --payload @answer.json --key answer-7`,
+		Args:              idAnd("run", "the TOPIC of the signal"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+			id, err := parseID("run", args[0])
+			if err != nil {
+				return err
+			}
+			raw, err := a.readPayload(payload)
+			if err != nil {
+				return err
+			}
+			if err := s.cfg.Validator().Validate(raw); err != nil {
+				return fmt.Errorf("send signal %s to run %d: %w", args[1], id, err)
+			}
+			signal, created, err := s.Workflows().Send(ctx, store.NewSignal{Run: id, Topic: args[1], Payload: raw, Key: key})
+			if err != nil {
+				return err
+			}
+			return a.printSent(signal, created, key)
+		}),
+	}
+	cmd.Flags().StringVar(&payload, "payload", "null", "the payload: JSON, @FILE, or - for stdin")
+	cmd.Flags().StringVar(&key, "key", "", "send only one signal of this key")
+	completeFlag(cmd, "payload", cobra.NoFileCompletions)
+	completeFlag(cmd, "key", cobra.NoFileCompletions)
+	return cmd
+}
+
+func (a *app) printSent(signal int64, created bool, key string) error {
+	if a.json() {
+		return a.printJSON(started{signal, created})
+	}
+	if !created {
+		a.say("signal %d was sent with the key %q before", signal, key)
+		return nil
+	}
+	a.say("signal %d sent", signal)
+	return nil
+}
+
+// idAnd wants an id and one more argument.
+func idAnd(what, more string) cobra.PositionalArgs {
+	both := args("the ID of the "+what, more)
+	return func(cmd *cobra.Command, got []string) error {
+		if err := both(cmd, got); err != nil {
+			return err
+		}
+		_, err := parseID(what, got[0])
+		return err
+	}
+}

@@ -49,7 +49,7 @@ func (d *Daemon) listenHTTP(ctx context.Context) (net.Listener, error) {
 // serveHTTP serves until ctx ends.
 func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler:           d.handler(),
+		Handler:           d.handler(ctx),
 		ReadHeaderTimeout: httpReadHeader,
 		ReadTimeout:       httpRead,
 		WriteTimeout:      httpWrite,
@@ -77,10 +77,12 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-func (d *Daemon) handler() http.Handler {
+// handler serves requests. Those that wait for something end with ctx.
+func (d *Daemon) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v1/queues/{queue}/messages", d.postMessages)
 	mux.HandleFunc("GET /api/v1/messages/{id}", d.getMessage)
+	newRunsAPI(ctx, d).route(mux)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
@@ -95,15 +97,12 @@ func (d *Daemon) handler() http.Handler {
 }
 
 func (d *Daemon) postMessages(w http.ResponseWriter, r *http.Request) {
-	size := int64(maxRequestBytes)
-	if r.ContentLength >= 0 {
-		size = min(size, r.ContentLength)
-	}
-	if !d.bodies.TryAcquire(size) {
-		d.fail(w, &requestError{http.StatusServiceUnavailable, ruleBusy, "other requests hold all the memory for requests; try again"})
+	release, err := d.takeBody(r)
+	if err != nil {
+		d.fail(w, err)
 		return
 	}
-	defer d.bodies.Release(size)
+	defer release()
 	msgs, err := decodeMessages(http.MaxBytesReader(w, r.Body, maxRequestBytes), r.PathValue("queue"))
 	if err != nil {
 		d.fail(w, err)
@@ -121,6 +120,18 @@ func (d *Daemon) postMessages(w http.ResponseWriter, r *http.Request) {
 	}{ids})
 }
 
+// takeBody reserves memory for a request's body until release is called.
+func (d *Daemon) takeBody(r *http.Request) (release func(), err error) {
+	size := int64(maxRequestBytes)
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength)
+	}
+	if !d.bodies.TryAcquire(size) {
+		return nil, &requestError{http.StatusServiceUnavailable, ruleBusy, "other requests hold all the memory for requests; try again"}
+	}
+	return func() { d.bodies.Release(size) }, nil
+}
+
 func (d *Daemon) enqueue(ctx context.Context, msgs []store.NewMessage) ([]int64, error) {
 	// Say so at once instead of letting requests pile up behind connect time-outs.
 	if d.database.isDown() {
@@ -135,9 +146,9 @@ func (d *Daemon) enqueue(ctx context.Context, msgs []store.NewMessage) ([]int64,
 }
 
 func (d *Daemon) getMessage(w http.ResponseWriter, r *http.Request) {
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	id, err := pathID(r, "message")
 	if err != nil {
-		d.fail(w, &requestError{http.StatusBadRequest, "id", fmt.Sprintf("message id %q is not a number", r.PathValue("id"))})
+		d.fail(w, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), httpCall)
@@ -148,6 +159,15 @@ func (d *Daemon) getMessage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, view.OfMessage(m))
+}
+
+// pathID reads the id that a path names: what says of what.
+func pathID(r *http.Request, what string) (int64, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return 0, &requestError{http.StatusBadRequest, "id", fmt.Sprintf("%s id %q is not a number", what, r.PathValue("id"))}
+	}
+	return id, nil
 }
 
 // readiness is what /readyz answers.
@@ -264,6 +284,12 @@ func explain(err error) (int, failure) {
 		return http.StatusServiceUnavailable, body
 	case errors.Is(err, store.ErrNotFound):
 		return http.StatusNotFound, body
+	case errors.Is(err, store.ErrTerminal):
+		body.Rule = "terminal"
+		return http.StatusConflict, body
+	case errors.Is(err, store.ErrKeyConflict):
+		body.Rule = "key_conflict"
+		return http.StatusConflict, body
 	case errors.Is(err, store.ErrInvalid):
 		body.Rule = "invalid"
 		return http.StatusBadRequest, body

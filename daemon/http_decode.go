@@ -22,13 +22,8 @@ func decodeMessages(body io.Reader, queue string) ([]store.NewMessage, error) {
 		return nil, &requestError{http.StatusBadRequest, "queue_name", err.Error()}
 	}
 	var in newMessages
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
-		return nil, decodeError(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, &requestError{http.StatusBadRequest, store.RuleJSON, "the body holds more than one JSON value"}
+	if err := decodeBody(body, &in); err != nil {
+		return nil, err
 	}
 	switch n := len(in.Messages); {
 	case n == 0:
@@ -56,16 +51,35 @@ func (m newMessage) message(queue string) (store.NewMessage, error) {
 		return out, &requestError{http.StatusBadRequest, "priority",
 			fmt.Sprintf("priority %d is not within %d and %d", m.Priority, store.MinPriority, store.MaxPriority)}
 	}
-	if m.Delay == "" {
-		return out, nil
+	var err error
+	out.Delay, err = duration("delay", m.Delay)
+	return out, err
+}
+
+// decodeBody reads the one JSON object of a request into v.
+func decodeBody(body io.Reader, v any) error {
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return decodeError(err)
 	}
-	delay, err := time.ParseDuration(m.Delay)
-	if err != nil || delay < 0 {
-		return out, &requestError{http.StatusBadRequest, "delay",
-			fmt.Sprintf(`delay %q is not a duration of zero or more, such as "30s" or "1h30m"`, m.Delay)}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return &requestError{http.StatusBadRequest, store.RuleJSON, "the body holds more than one JSON value"}
 	}
-	out.Delay = delay
-	return out, nil
+	return nil
+}
+
+// duration reads a duration that a request names; empty is none.
+func duration(name, text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, &requestError{http.StatusBadRequest, name,
+			fmt.Sprintf(`%s %q is not a duration of zero or more, such as "30s" or "1h30m"`, name, text)}
+	}
+	return d, nil
 }
 
 // jsonType is what JSON calls the values that a Go type takes.

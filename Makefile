@@ -60,6 +60,10 @@ clean: ## remove what was built, the tools in .bin/ too
 demo: build examples ## run 10,000 real jobs on SQLite, or on DSN=postgres://...
 	@scripts/demo.sh
 
+.PHONY: demo-workflow
+demo-workflow: build examples ## run a workflow on SQLite, kill the daemon in the middle, carry on
+	@scripts/demo-workflow.sh
+
 .PHONY: drain
 drain: build ## drain 200,000 no-op messages on Postgres, or on DSN=..., and print jobs/s
 	@if [ -n "$$DSN" ]; then PGQRS_DSN=$$DSN bin/pgqrsd bench drain --queue-size 200000; \

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// bin holds what the tests run: pgqrsd, testhandler, census.
+// bin holds what the tests run: pgqrsd, its handlers, census and order.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -34,9 +34,11 @@ func TestMain(m *testing.M) {
 // the handlers.
 func build(dir string) error {
 	for name, pkg := range map[string]string{
-		"pgqrsd":      "../cmd/pgqrsd",
-		"testhandler": "./testhandler",
-		"census":      "../examples/census",
+		"pgqrsd":       "../cmd/pgqrsd",
+		"testhandler":  "./testhandler",
+		"testworkflow": "./testworkflow",
+		"census":       "../examples/census",
+		"order":        "../examples/order",
 	} {
 		args := []string{"build", "-o", filepath.Join(dir, name)}
 		if raceEnabled && name == "pgqrsd" {

@@ -29,6 +29,9 @@ type peer struct {
 	jobs, bytes int64
 	drained     bool
 	frames      []*handlerpb.HandlerFrame
+	calls       []*handlerpb.StepCall
+	// reply, if set, answers calls.
+	reply func(*handlerpb.StepCall) *handlerpb.StepReply
 }
 
 // open serves h on queue "q" and says hello.
@@ -96,6 +99,7 @@ func (p *peer) until(what string, done func() bool) {
 			p.t.Error("a result came after drained")
 		}
 		p.drained = p.drained || frame.Drained
+		p.called(frame.StepCalls)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package handlertest runs a handler in a test, without a daemon, a database or
-// a process. The job takes the way that it takes in a handler binary: it comes
+// a process: a job with Run, a run of a workflow with NewWorkflow. The job takes the way that it takes in a handler binary: it comes
 // over a stream as a protocol frame, is run by the same code, and so do its
 // result, progress and log lines travel back. What differs is that the stream
 // ends in the test.
@@ -49,6 +49,8 @@ type Result struct {
 	// be sent some of it is left out, but never the last.
 	Progress []Progress
 	Logs     []Log
+	// Wait is what a run waits for, for Wait.
+	Wait *Waiting
 }
 
 // Message is a follow-up message.
@@ -89,9 +91,14 @@ func (r Result) Decode(t testing.TB, v any) {
 type Option func(*run)
 
 type run struct {
+	server *handlers.Server
 	job    *handlerpb.Job
 	cancel <-chan struct{}
 	reason string
+	// call answers a StepCall, or says that the process is to be lost, which
+	// killed then is.
+	call   func(*handlerpb.StepCall) (reply *handlerpb.StepReply, kill bool)
+	killed bool
 }
 
 // ID is the message's; default 1.
@@ -128,17 +135,33 @@ func Cancel(when <-chan struct{}, reason string) Option {
 // as it takes: go test's own time limit ends one that hangs, with its stack.
 func Run(t testing.TB, h handlers.Handler, payload any, options ...Option) Result {
 	t.Helper()
+	r := newRun(t, h, payload, options)
+	r.call = func(c *handlerpb.StepCall) (*handlerpb.StepReply, bool) {
+		return &handlerpb.StepReply{Number: c.Number, Error: "handlertest.Run records no steps; use handlertest.NewWorkflow"}, false
+	}
+	result, _ := r.do(t)
+	return result
+}
+
+func newRun(t testing.TB, h handlers.Handler, payload any, options []Option) *run {
+	t.Helper()
 	server, err := handlers.NewServer(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &run{job: &handlerpb.Job{
+	r := &run{server: server, job: &handlerpb.Job{
 		Id: 1, Claim: 1, Queue: h.Queue(), Attempt: 1, MaxAttempts: 5,
 		EnqueuedAtUs: time.Now().UnixMicro(), Payload: encode(t, payload),
 	}}
 	for _, o := range options {
 		o(r)
 	}
+	return r
+}
+
+// do runs the job, and returns its result also as the handler sent it.
+func (r *run) do(t testing.TB) (Result, *handlerpb.Result) {
+	t.Helper()
 	s := &stream{
 		ctx:  t.Context(),
 		host: make(chan *handlerpb.HostFrame), handler: make(chan *handlerpb.HandlerFrame),
@@ -147,13 +170,13 @@ func Run(t testing.TB, h handlers.Handler, payload any, options ...Option) Resul
 	worked := make(chan error, 1)
 	go func() {
 		defer close(s.ended)
-		worked <- server.Work(s)
+		worked <- r.server.Work(s)
 	}()
-	result := r.follow(s)
+	result, raw := r.follow(s)
 	if err := <-worked; err != nil {
 		t.Fatalf("run the handler: %v", err)
 	}
-	return result
+	return result, raw
 }
 
 func encode(t testing.TB, payload any) []byte {
@@ -172,8 +195,8 @@ func encode(t testing.TB, payload any) []byte {
 }
 
 // follow plays the host: it sends the job, collects what the handler says, and
-// hangs up once the handler is drained.
-func (r *run) follow(s *stream) (result Result) {
+// hangs up once the handler is drained, or is to be lost.
+func (r *run) follow(s *stream) (result Result, raw *handlerpb.Result) {
 	outgoing := []*handlerpb.HostFrame{
 		{Hello: &handlerpb.Hello{
 			HostVersion: "handlertest",
@@ -204,18 +227,40 @@ func (r *run) follow(s *stream) (result Result) {
 				{Id: r.job.Id, Claim: r.job.Claim, Reason: r.reason},
 			}})
 		case frame := <-s.handler:
+			if r.killed {
+				continue // it speaks to nobody
+			}
 			result.add(frame)
+			if replies := r.answer(frame.StepCalls); r.killed {
+				outgoing, cancel = nil, nil
+				close(s.host)
+			} else if len(replies) > 0 {
+				outgoing = append(outgoing, &handlerpb.HostFrame{StepReplies: replies})
+			}
 			if len(frame.Results) > 0 {
+				raw = frame.Results[0]
 				outgoing = append(outgoing, &handlerpb.HostFrame{Drain: true})
 			}
 			if frame.Drained {
 				close(s.host)
-				return result
+				return result, raw
 			}
 		case <-s.ended:
-			return result
+			return result, raw
 		}
 	}
+}
+
+// answer answers StepCalls until one is to lose the process.
+func (r *run) answer(calls []*handlerpb.StepCall) (replies []*handlerpb.StepReply) {
+	for _, c := range calls {
+		var reply *handlerpb.StepReply
+		if reply, r.killed = r.call(c); r.killed {
+			return nil
+		}
+		replies = append(replies, reply)
+	}
+	return replies
 }
 
 func (r *Result) add(frame *handlerpb.HandlerFrame) {
@@ -228,6 +273,9 @@ func (r *Result) add(frame *handlerpb.HandlerFrame) {
 	for _, res := range frame.Results {
 		r.Outcome = outcomes[res.Outcome]
 		r.Output, r.Error = res.Output, res.Error
+		if w := res.Wait; w != nil {
+			r.Wait = &Waiting{w.Kind, w.For, milliseconds(w.DelayMs)}
+		}
 		r.Delay = milliseconds(res.GetDelayMs())
 		r.Backoff = res.Outcome == handlerpb.Outcome_OUTCOME_RETRY && res.DelayMs == nil
 		for _, e := range res.Enqueue {
@@ -244,6 +292,8 @@ var outcomes = map[handlerpb.Outcome]Outcome{
 	handlerpb.Outcome_OUTCOME_SNOOZE:  Snooze,
 	handlerpb.Outcome_OUTCOME_DISCARD: Discard,
 	handlerpb.Outcome_OUTCOME_RELEASE: Release,
+	handlerpb.Outcome_OUTCOME_WAIT:    Wait,
+	handlerpb.Outcome_OUTCOME_CANCEL:  Cancelled,
 }
 
 func milliseconds(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }

@@ -71,8 +71,7 @@ func (d *database) finish(ctx context.Context, state store.State, reason string,
 		if err != nil {
 			return err
 		}
-		var failed failures
-		var moved idList
+		var moved []int64
 		for i, p := range places {
 			if errs[i] = p.movable(); errs[i] != nil {
 				continue
@@ -81,27 +80,43 @@ func (d *database) finish(ctx context.Context, state store.State, reason string,
 				errs[i] = store.ErrTerminal // since a moment ago
 				continue
 			}
-			list, err := appendError(p.errors, store.AttemptError{
-				Attempt: p.attempts, At: time.UnixMicro(t.now).UTC(), Error: store.CleanError(reason),
-			})
-			if err != nil {
-				return fmt.Errorf("errors of message %d: %w", ids[i], err)
-			}
-			failed.add(ids[i], p.attempts, list)
-			moved.add(ids[i])
+			moved = append(moved, ids[i])
 		}
-		if moved.empty() {
+		if len(moved) == 0 {
 			return errNothing
 		}
-		if err := failed.write(t); err != nil {
-			return err
-		}
-		if _, err := t.exec(sqlArchive, moved.json(), state, t.now); err != nil {
-			return err
-		}
-		return t.each([]any{moved.json()}, sqlDeleteReady, sqlDeleteDelayed)
+		return t.finish(state, reason, moved)
 	})
 	return errs, err
+}
+
+// finish archives messages that are ready or delayed.
+func (t *tx) finish(state store.State, reason string, ids []int64) error {
+	places, err := whereAre(t, ids)
+	if err != nil {
+		return err
+	}
+	var failed failures
+	for i, p := range places {
+		list, err := appendError(p.errors, store.AttemptError{
+			Attempt: p.attempts, At: time.UnixMicro(t.now).UTC(), Error: store.CleanError(reason),
+		})
+		if err != nil {
+			return fmt.Errorf("errors of message %d: %w", ids[i], err)
+		}
+		failed.add(ids[i], p.attempts, list)
+	}
+	if err := failed.write(t); err != nil {
+		return err
+	}
+	list := jsonIDs(ids)
+	if _, err := t.exec(sqlArchive, list, state, t.now); err != nil {
+		return err
+	}
+	if err := t.each([]any{list}, sqlDeleteReady, sqlDeleteDelayed); err != nil {
+		return err
+	}
+	return t.runsEnded(ids)
 }
 
 func (a archive) Insert(ctx context.Context, reason string, ids ...int64) ([]error, error) {
@@ -147,7 +162,7 @@ func (a archive) Delete(ctx context.Context, id int64) error {
 		if n == 0 {
 			return store.ErrNotFound
 		}
-		return t.deleteIDs([]int64{id}, allOfMessages)
+		return t.deleteMessages([]int64{id})
 	})
 	if err != nil {
 		return fmt.Errorf("delete archived message %d: %w", id, err)
@@ -193,7 +208,7 @@ func (a archive) purge(ctx context.Context, queue string, olderThan time.Duratio
 		if err != nil {
 			return 0, err
 		}
-		return t.deleteFound(sqlPurgeArchivedIDs, []any{q.ID, list, before, limit}, allOfArchived)
+		return t.deleteFound(sqlPurgeArchivedIDs, []any{q.ID, list, before, limit}, t.deleteArchived)
 	})
 }
 
@@ -250,10 +265,15 @@ func (d *database) replay(ctx context.Context, ids []int64, check func(*tx) erro
 		if back.empty() {
 			return errNothing
 		}
-		if _, err := t.exec(sqlReplay, back.json(), t.now); err != nil {
-			return err
-		}
-		return t.each([]any{back.json()}, sqlForgiveAttempts, sqlDeleteArchived)
+		return t.back(back.json())
 	})
 	return errs, err
+}
+
+// back puts dead letters, a list of ids in JSON, back as ready.
+func (t *tx) back(ids string) error {
+	if _, err := t.exec(sqlReplay, ids, t.now); err != nil {
+		return err
+	}
+	return t.each([]any{ids}, sqlForgiveAttempts, sqlDeleteArchived)
 }

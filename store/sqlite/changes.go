@@ -29,8 +29,9 @@ type attempted struct {
 }
 
 const (
-	keep   = -1 // stands for a time that stays as it is
-	isDead = -1 // stands for the output of a message that died
+	keep        = -1 // stands for a time that stays as it is
+	isDead      = -1 // stands for the output of a message that died
+	isCancelled = -2 // and of a run that was cancelled
 )
 
 func (c *changes) done(id int64, output []byte) {
@@ -75,6 +76,25 @@ func (c *changes) snooze(id, now int64, delay time.Duration) store.State {
 	return store.Delayed
 }
 
+// wait lets a run wait; a negative delay is until it is woken.
+func (c *changes) wait(id, now int64, delay time.Duration) store.State {
+	switch {
+	case delay < 0:
+		c.delayed.add(id, never)
+	case delay == 0:
+		c.ready.add(id, now)
+		return store.Ready
+	default:
+		c.delayed.add(id, now+micros(delay))
+	}
+	return store.Delayed
+}
+
+func (c *changes) cancel(id int64) store.State {
+	c.archived.add(id, isCancelled)
+	return store.Cancelled
+}
+
 // release puts a message back where it was.
 func (c *changes) release(id int64) store.State {
 	c.ready.add(id, keep)
@@ -85,13 +105,13 @@ func (c *changes) delete(id int64) { c.deleted = append(c.deleted, id) }
 
 const (
 	// With each row a message id and the place of its output in the texts,
-	// which is negative if it is dead.
+	// which is negative if it is dead or cancelled.
 	sqlArchiveLeased = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
 f(id, at) AS (
     SELECT CAST(substr(?2, i*40 + 1, 20) AS INTEGER), CAST(substr(?2, i*40 + 21, 20) AS INTEGER) FROM r)
 INSERT INTO archive (message_id, queue_id, state, finished_at, worker_id, output)
-SELECT f.id, l.queue_id, CASE WHEN f.at < 0 THEN 'dead' ELSE 'done' END, ?4, l.worker_id,
+SELECT f.id, l.queue_id, CASE WHEN f.at >= 0 THEN 'done' WHEN f.at = -1 THEN 'dead' ELSE 'cancelled' END, ?4, l.worker_id,
     CASE WHEN f.at > 0 THEN CAST(substr(?3, f.at>>31, f.at&0x7fffffff) AS TEXT) END
 FROM f CROSS JOIN leases l ON l.message_id = f.id`
 
@@ -140,7 +160,7 @@ func (c *changes) write(t *tx) error {
 	if err := c.failed.write(t); err != nil {
 		return err
 	}
-	return t.deleteIDs(c.deleted, allOfMessages)
+	return t.deleteMessages(c.deleted)
 }
 
 // failures are the attempts and errors that messages have now.

@@ -42,10 +42,13 @@ const (
 	sqlClaimedQueues = `
 SELECT q.name, sum(c.held) FROM claims c JOIN queues q ON q.id = c.queue_id
 WHERE ` + whereClaimed + ` GROUP BY q.id`
+	// A run that is being cancelled does not die of this: it ends as cancelled
+	// when it is leased next.
 	sqlClaimedStarted = `
-SELECT m.id, m.attempts, q.max_attempts, m.errors, l.worker_id
+SELECT m.id, m.attempts, CASE WHEN w.cancelling THEN 0x7fffffff ELSE q.max_attempts END, m.errors, l.worker_id
 FROM leases l CROSS JOIN claims c ON c.worker_id = l.worker_id AND c.claim = l.claim
     CROSS JOIN messages m ON m.id = l.message_id CROSS JOIN queues q ON q.id = m.queue_id
+    LEFT JOIN runs w ON w.run_id = l.message_id
 WHERE l.started AND ` + whereClaimed
 	sqlReadyClaimed = `
 INSERT INTO ready (queue_id, priority, message_id, ready_at)
@@ -78,7 +81,7 @@ func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 			return given, err
 		}
 		var c changes
-		var ended []int64
+		var ended, dead []int64
 		for _, m := range started {
 			state, err := c.fail(m, which.reason, t.now, 0, false)
 			if err != nil {
@@ -87,6 +90,7 @@ func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 			if state == store.Dead {
 				given.Dead++
 				given.Ready--
+				dead = append(dead, m.id)
 			}
 			ended = append(ended, m.id)
 		}
@@ -94,6 +98,9 @@ func (t *tx) giveBack(which claimed) (given store.GivenBack, err error) {
 			return given, err
 		}
 		if err := t.deleteIDs(ended, leasesOfMessages); err != nil {
+			return given, err
+		}
+		if err := t.runsEnded(dead); err != nil {
 			return given, err
 		}
 	}
@@ -203,13 +210,13 @@ func (a *admin) Promote(ctx context.Context, limit int) (moved int64, next time.
 }
 
 // nextDue is the time until the next delayed message is due, negative when
-// there is none.
+// there is none that waits for a time.
 func (a *admin) nextDue(ctx context.Context) (time.Duration, error) {
 	var due sql.NullInt64
 	if err := a.d.readRow(ctx, sqlNextDue, nil, &due); err != nil {
 		return 0, err
 	}
-	if !due.Valid {
+	if !due.Valid || due.Int64 == never {
 		return -1, nil
 	}
 	return fromMicros(max(0, due.Int64-a.d.now())), nil
@@ -250,7 +257,7 @@ func (a *admin) PurgeExpired(ctx context.Context, limit int) (purged int64, err 
 		return 0, fmt.Errorf("purge what is past its retention: limit %d is not positive: %w", limit, store.ErrInvalid)
 	}
 	err = a.d.write(ctx, flushed, func(t *tx) (err error) {
-		purged, err = t.deleteFound(sqlExpired, []any{t.now, limit}, allOfArchived)
+		purged, err = t.deleteFound(sqlExpired, []any{t.now, limit}, t.deleteArchived)
 		return err
 	})
 	if err != nil {

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -293,8 +292,7 @@ func listMessages(v view, queues []store.Queue, states []store.State, page store
 			}
 		}
 	}
-	slices.SortFunc(list, func(a, b store.Message) int { return cmp.Compare(a.ID, b.ID) })
-	return list[:min(len(list), page.LimitOrDefault())], nil
+	return firstPage(list, page), nil
 }
 
 // countMessages counts a queue's messages in one state.
@@ -386,7 +384,7 @@ func (m messages) Delete(ctx context.Context, id int64) error {
 		if err := t.each([]any{jsonIDs([]int64{id})}, sqlDeleteReady, sqlDeleteDelayed); err != nil {
 			return err
 		}
-		return t.deleteIDs([]int64{id}, allOfMessages)
+		return t.deleteMessages([]int64{id})
 	})
 	if err != nil {
 		return fmt.Errorf("delete message %d: %w", id, err)

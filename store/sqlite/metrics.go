@@ -31,9 +31,12 @@ SELECT count(*), min(message_id), max(message_id),
     (SELECT message_id FROM ready WHERE queue_id = ?1 ORDER BY priority DESC, message_id DESC LIMIT 1)
 FROM (SELECT message_id FROM ready WHERE queue_id = ?1 ORDER BY priority, message_id LIMIT ?2 + 0)`
 	sqlSampleDelayed = `
-SELECT count(*), min(due_at), max(due_at), (SELECT max(due_at) FROM delayed WHERE queue_id = ?1)
-FROM (SELECT due_at FROM delayed WHERE queue_id = ?1 ORDER BY due_at LIMIT ?2 + 0)`
-	sqlSampleArchived = `
+SELECT count(*), min(due_at), max(due_at),
+    (SELECT max(due_at) FROM delayed WHERE queue_id = ?1 AND due_at < ` + neverText + `)
+FROM (SELECT due_at FROM delayed WHERE queue_id = ?1 AND due_at < ` + neverText + ` ORDER BY due_at LIMIT ?2 + 0)`
+	// Runs that wait without limit stand all in one place, which no estimate fits.
+	sqlCountUntilWoken = `SELECT count(*) FROM delayed WHERE queue_id = ?1 AND due_at = ` + neverText + ``
+	sqlSampleArchived  = `
 SELECT count(*), min(finished_at), max(finished_at),
     (SELECT max(finished_at) FROM archive WHERE queue_id = ?1 AND state = ?3)
 FROM (SELECT finished_at FROM archive WHERE queue_id = ?1 AND state = ?3 ORDER BY finished_at LIMIT ?2 + 0)`
@@ -67,7 +70,12 @@ func sampled(q querier, queue int64, state store.State) (int64, bool, error) {
 		// As if the rest were as dense as what was counted.
 		n = int64(float64(n) * float64(last.Int64-first.Int64+1) / float64(reached.Int64-first.Int64+1))
 	}
-	return n, estimated, nil
+	if state != store.Delayed {
+		return n, estimated, nil
+	}
+	var untilWoken int64
+	err := q.row(sqlCountUntilWoken, []any{queue}, &untilWoken)
+	return n + untilWoken, estimated, err
 }
 
 func queueMetrics(q querier, queue store.Queue, count counter, now int64) (store.QueueMetrics, error) {

@@ -173,7 +173,12 @@ SELECT (SELECT count(*) FROM ready WHERE queue_id = ?1),
     SELECT message_id FROM ready WHERE queue_id = ?1
     UNION ALL SELECT message_id FROM delayed WHERE queue_id = ?1
     UNION ALL SELECT message_id FROM archive WHERE queue_id = ?1`
-	sqlDeleteQueueSteps    = `DELETE FROM steps WHERE run_id IN (` + queueIDsOf + `)`
+	sqlDeleteQueueSteps   = `DELETE FROM steps WHERE run_id IN (` + queueIDsOf + `)`
+	sqlDeleteQueueSignals = `DELETE FROM signals WHERE run_id IN (` + queueIDsOf + `)`
+	sqlDeleteQueueEvents  = `DELETE FROM events WHERE run_id IN (` + queueIDsOf + `)`
+	// The runs of a queue that others wait for.
+	sqlAwaitedOfQueue = `
+SELECT DISTINCT s.child_id FROM runs w JOIN steps s ON s.child_id = w.run_id AND s.state = 'waiting' WHERE w.queue_id = ?1`
 	sqlDeleteQueueRuns     = `DELETE FROM runs WHERE queue_id = ?1`
 	sqlDeleteQueueMessages = `DELETE FROM messages WHERE id IN (` + queueIDsOf + `)`
 	sqlDeleteQueueReady    = `DELETE FROM ready WHERE queue_id = ?1`
@@ -204,8 +209,16 @@ func (q queues) Delete(ctx context.Context, name string, force bool) error {
 			return fmt.Errorf("it holds %s: %w", holds(messages, delayed, archived, consumers), store.ErrNotEmpty)
 		}
 		t.wake(name)
-		return t.each([]any{queue.ID}, sqlDeleteQueueSteps, sqlDeleteQueueRuns, sqlDeleteQueueMessages,
-			sqlDeleteQueueReady, sqlDeleteQueueDelayed, sqlDeleteQueueArchive, sqlDeleteQueue)
+		var awaited []int64
+		if err := t.rows(sqlAwaitedOfQueue, []any{queue.ID}, collect(&awaited)); err != nil {
+			return err
+		}
+		err = t.each([]any{queue.ID}, sqlDeleteQueueSteps, sqlDeleteQueueSignals, sqlDeleteQueueEvents, sqlDeleteQueueRuns,
+			sqlDeleteQueueMessages, sqlDeleteQueueReady, sqlDeleteQueueDelayed, sqlDeleteQueueArchive, sqlDeleteQueue)
+		if err != nil {
+			return err
+		}
+		return t.runsEnded(awaited)
 	})
 	if err != nil {
 		return fmt.Errorf("delete queue %s: %w", name, err)
@@ -265,7 +278,7 @@ func (q queues) Purge(ctx context.Context, name string) (purged int64, err error
 			if err != nil {
 				return 0, err
 			}
-			return t.deleteFound(sqlPurgeIDs, []any{queue.ID, last, limit}, allOfMessages, sqlDeleteReady, sqlDeleteDelayed)
+			return t.deleteFound(sqlPurgeIDs, []any{queue.ID, last, limit}, t.deleteMessages, sqlDeleteReady, sqlDeleteDelayed)
 		})
 	}
 	if err != nil {
@@ -291,9 +304,9 @@ func (d *database) inBatches(ctx context.Context, limit int, fn func(t *tx, limi
 	}
 }
 
-// deleteFound deletes the messages that find lists, first by these statements,
-// and returns how many it listed.
-func (t *tx) deleteFound(find string, args []any, from []byID, deletes ...string) (int64, error) {
+// deleteFound deletes the messages that find lists, first by these statements
+// and then as drop does, and returns how many it listed.
+func (t *tx) deleteFound(find string, args []any, drop func([]int64) error, deletes ...string) (int64, error) {
 	var ids []int64
 	if err := t.rows(find, args, collect(&ids)); err != nil {
 		return 0, err
@@ -306,5 +319,5 @@ func (t *tx) deleteFound(find string, args []any, from []byID, deletes ...string
 			return 0, err
 		}
 	}
-	return int64(len(ids)), t.deleteIDs(ids, from)
+	return int64(len(ids)), drop(ids)
 }

@@ -217,6 +217,14 @@ DELETE FROM archive WHERE message_id IN (SELECT a.message_id FROM f CROSS JOIN a
 	sqlDeleteStepRuns = withRuns + `
 DELETE FROM steps WHERE run_id IN (SELECT st.run_id FROM f CROSS JOIN steps st ON st.run_id BETWEEN f.lo AND f.hi)`
 
+	sqlDeleteSignalRun  = `DELETE FROM signals WHERE run_id BETWEEN ?1 AND ?2`
+	sqlDeleteSignalRuns = withRuns + `
+DELETE FROM signals WHERE run_id IN (SELECT sg.run_id FROM f CROSS JOIN signals sg ON sg.run_id BETWEEN f.lo AND f.hi)`
+
+	sqlDeleteEventRun  = `DELETE FROM events WHERE run_id BETWEEN ?1 AND ?2`
+	sqlDeleteEventRuns = withRuns + `
+DELETE FROM events WHERE run_id IN (SELECT e.run_id FROM f CROSS JOIN events e ON e.run_id BETWEEN f.lo AND f.hi)`
+
 	sqlDeleteRunRun  = `DELETE FROM runs WHERE run_id BETWEEN ?1 AND ?2`
 	sqlDeleteRunRuns = withRuns + `
 DELETE FROM runs WHERE run_id IN (SELECT w.run_id FROM f CROSS JOIN runs w ON w.run_id BETWEEN f.lo AND f.hi)`
@@ -224,12 +232,50 @@ DELETE FROM runs WHERE run_id IN (SELECT w.run_id FROM f CROSS JOIN runs w ON w.
 
 var (
 	leasesOfMessages = []byID{{sqlDeleteLeaseRun, sqlDeleteLeaseRuns}}
-	// allOfMessages is what is left of a message that stands nowhere any more.
-	allOfMessages = []byID{
-		{sqlDeleteMessageRun, sqlDeleteMessageRuns}, {sqlDeleteStepRun, sqlDeleteStepRuns}, {sqlDeleteRunRun, sqlDeleteRunRuns},
+	onlyMessages     = []byID{{sqlDeleteMessageRun, sqlDeleteMessageRuns}}
+	archivedMessages = []byID{{sqlDeleteArchiveRun, sqlDeleteArchiveRuns}}
+	allOfRuns        = []byID{
+		{sqlDeleteStepRun, sqlDeleteStepRuns}, {sqlDeleteSignalRun, sqlDeleteSignalRuns},
+		{sqlDeleteEventRun, sqlDeleteEventRuns}, {sqlDeleteRunRun, sqlDeleteRunRuns},
 	}
-	allOfArchived = append([]byID{{sqlDeleteArchiveRun, sqlDeleteArchiveRuns}}, allOfMessages...)
 )
+
+// sqlAnyRun tells whether some of these messages may be runs of which
+// something is recorded.
+const sqlAnyRun = `SELECT EXISTS (SELECT 1 FROM runs WHERE run_id BETWEEN ?1 AND ?2)`
+
+func anyRun(q querier, first, last int64) (is bool, err error) {
+	return is, q.row(sqlAnyRun, []any{first, last}, &is)
+}
+
+// deleteMessages deletes what is left of messages that stand nowhere any more.
+// A run that waited for one of them hears of it.
+func (t *tx) deleteMessages(ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	is, err := anyRun(t, slices.Min(ids), slices.Max(ids))
+	if err != nil {
+		return err
+	}
+	if is {
+		if err := t.runsEnded(ids); err != nil {
+			return err
+		}
+		if err := t.deleteIDs(ids, allOfRuns); err != nil {
+			return err
+		}
+	}
+	return t.deleteIDs(ids, onlyMessages)
+}
+
+// deleteArchived deletes finished messages.
+func (t *tx) deleteArchived(ids []int64) error {
+	if err := t.deleteIDs(ids, archivedMessages); err != nil {
+		return err
+	}
+	return t.deleteMessages(ids)
+}
 
 // deleteIDs deletes these messages from tables. Deleting a run of ids costs no
 // look for each one, and most batches are one or few.

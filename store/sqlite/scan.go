@@ -41,6 +41,20 @@ func toTime(micros sql.NullInt64) time.Time {
 	return time.UnixMicro(micros.Int64).UTC()
 }
 
+// never is a due time that does not come, and neverText its text.
+const (
+	never    = math.MaxInt64
+	neverText = `9223372036854775807`
+)
+
+// toDue is the time of a column, zero where it is NULL or never.
+func toDue(micros sql.NullInt64) time.Time {
+	if micros.Int64 == never {
+		return time.Time{}
+	}
+	return toTime(micros)
+}
+
 func micros(d time.Duration) int64 { return d.Microseconds() }
 
 func fromMicros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
@@ -88,7 +102,7 @@ func scanMessage(row scanner) (store.Message, error) {
 	}
 	m.Payload, m.Output = payload, output
 	m.EnqueuedAt = time.UnixMicro(enqueued).UTC()
-	m.AvailableAt, m.FinishedAt = toTime(due), toTime(finished)
+	m.AvailableAt, m.FinishedAt = toDue(due), toTime(finished)
 	m.Worker, m.Started = worker.Int64, started.Bool
 	m.LeasedAt, m.LeaseExpiresAt = toTime(leasedAt), toTime(expires)
 	if m.State == store.Leased {

@@ -34,25 +34,30 @@ type settlement struct {
 	outcomes  []store.Outcome
 	settled   []store.Settled
 	failing   idList // those that need to be read first
-	following bool   // some have messages or steps beside them
+	following bool   // some have messages beside them
 	changes   changes
+	runs      runWork
 }
 
 // check refuses what can be refused without the database, and reports whether
 // anything is left to do.
 func (s *settlement) check() bool {
-	seen := make(map[store.Lease]bool, len(s.outcomes))
+	ended := make(map[store.Lease]bool, len(s.outcomes))
+	some := false
 	for i := range s.outcomes {
 		o := &s.outcomes[i]
 		err := store.ValidateOutcome(*o)
-		if err == nil && seen[o.Lease] {
+		if err == nil && ended[o.Lease] {
 			err = store.ErrLeaseLost
 		}
 		if s.settled[i].Err = err; err == nil {
-			seen[o.Lease] = true
+			some = true
+			if o.Kind != store.OutcomeStep {
+				ended[o.Lease] = true
+			}
 		}
 	}
-	return len(seen) > 0
+	return some
 }
 
 func (s *settlement) write(t *tx) error {
@@ -60,28 +65,22 @@ func (s *settlement) write(t *tx) error {
 	if err != nil {
 		return err
 	}
+	if err := s.acceptRuns(t); err != nil {
+		return err
+	}
 	found, err := s.read(t)
 	if err != nil {
 		return err
 	}
-	ended := make([]store.Lease, 0, len(s.outcomes))
-	s.changes.archived.grow(len(s.outcomes), 2)
-	back := false
-	for i := range s.outcomes {
-		if s.settled[i].Err != nil {
-			continue
-		}
-		if s.settled[i].State, err = s.apply(&s.outcomes[i], found, t.now); err != nil {
-			return err
-		}
-		ended = append(ended, s.outcomes[i].Lease)
-		back = back || s.settled[i].State == store.Ready || s.settled[i].State == store.Delayed
+	ended, some, err := s.applyAll(t, found)
+	if err != nil {
+		return err
 	}
-	if len(ended) == 0 {
+	if !some {
 		return errNothing
 	}
-	if back {
-		t.wake(s.queue)
+	if err := s.runs.write(t); err != nil {
+		return err
 	}
 	if err := s.changes.write(t); err != nil {
 		return err
@@ -89,7 +88,66 @@ func (s *settlement) write(t *tx) error {
 	if err := t.endLeases(ended); err != nil {
 		return err
 	}
-	return s.follow(t, queue)
+	if err := s.follow(t, queue); err != nil {
+		return err
+	}
+	return s.runs.tell(t)
+}
+
+// acceptRuns takes what the outcomes say of runs of workflows.
+func (s *settlement) acceptRuns(t *tx) error {
+	left := make([]*store.Outcome, 0, len(s.outcomes))
+	for i := range s.outcomes {
+		if s.settled[i].Err == nil {
+			left = append(left, &s.outcomes[i])
+		}
+	}
+	if err := s.runs.load(t, left); err != nil {
+		return err
+	}
+	for i := range s.outcomes {
+		if s.settled[i].Err != nil {
+			continue
+		}
+		refused, err := s.runs.accept(t, &s.outcomes[i])
+		if err != nil {
+			return err
+		}
+		s.settled[i].Err = refused
+	}
+	return nil
+}
+
+// applyAll applies the outcomes that are not refused, and returns the leases
+// that they end. some is false if all were refused.
+func (s *settlement) applyAll(t *tx, found map[int64]attempted) (ended []store.Lease, some bool, err error) {
+	ended = make([]store.Lease, 0, len(s.outcomes))
+	s.changes.archived.grow(len(s.outcomes), 2)
+	back := false
+	for i := range s.outcomes {
+		o, is := &s.outcomes[i], &s.settled[i]
+		if is.Err != nil {
+			continue
+		}
+		some = true
+		run := s.runs.place(o)
+		if o.Kind == store.OutcomeStep {
+			is.State, is.Halt = store.Leased, run.halt()
+			continue
+		}
+		if is.State, err = s.apply(o, run, found, t.now); err != nil {
+			return nil, false, err
+		}
+		if is.State.Archived() {
+			s.runs.ended(o.ID, run)
+		}
+		ended = append(ended, o.Lease)
+		back = back || is.State == store.Ready || is.State == store.Delayed
+	}
+	if back {
+		t.wake(s.queue)
+	}
+	return ended, some, nil
 }
 
 // refuse finds the outcomes whose lease is lost or that enqueue to queues that
@@ -110,7 +168,7 @@ func (s *settlement) refuse(t *tx) (map[string]int64, error) {
 		}
 		if s.settled[i].Err == nil {
 			follow = append(follow, o.Enqueue...)
-			s.following = s.following || len(o.Enqueue)+len(o.Steps) > 0
+			s.following = s.following || len(o.Enqueue) > 0
 		}
 	}
 	if len(follow) == 0 {
@@ -161,8 +219,12 @@ func (s *settlement) read(t *tx) (map[int64]attempted, error) {
 	return found, err
 }
 
-// apply notes the changes of one outcome and returns where its message will be.
-func (s *settlement) apply(o *store.Outcome, found map[int64]attempted, now int64) (store.State, error) {
+// apply notes the changes of one outcome and returns where its message will
+// be. run is zero for a job.
+func (s *settlement) apply(o *store.Outcome, run runPlace, found map[int64]attempted, now int64) (store.State, error) {
+	if overruled(o, run) {
+		return s.changes.cancel(o.ID), nil
+	}
 	switch o.Kind {
 	case store.OutcomeDone:
 		s.changes.done(o.ID, o.Output)
@@ -176,30 +238,39 @@ func (s *settlement) apply(o *store.Outcome, found map[int64]attempted, now int6
 	case store.OutcomeDelete:
 		s.changes.delete(o.ID)
 		return "", nil
+	case store.OutcomeCancel:
+		return s.changes.cancel(o.ID), nil
+	case store.OutcomeWait:
+		switch {
+		case run.paused:
+			return s.changes.wait(o.ID, now, -1), nil
+		case run.news != o.Wait.News:
+			return s.changes.wait(o.ID, now, 0), nil
+		}
+		return s.changes.wait(o.ID, now, o.Wait.Delay), nil
 	default:
 		return s.changes.release(o.ID), nil
 	}
 }
 
-// follow stores the messages and steps that go with the outcomes.
+// overruled says that the run ends as cancelled, whatever its handler answered.
+func overruled(o *store.Outcome, run runPlace) bool {
+	return run.cancelling && o.Kind != store.OutcomeStep && o.Kind != store.OutcomeRelease
+}
+
+// follow stores the messages that go with the outcomes.
 func (s *settlement) follow(t *tx, queue map[string]int64) error {
 	if !s.following {
 		return nil
 	}
 	var msgs []store.NewMessage
-	var steps stepResults
-	for i, o := range s.outcomes {
-		if s.settled[i].Err == nil {
+	for i := range s.outcomes {
+		if o := &s.outcomes[i]; s.settled[i].Err == nil && !overruled(o, s.runs.place(o)) {
 			msgs = append(msgs, o.Enqueue...)
-			if o.Kind != store.OutcomeDelete {
-				steps.add(o.ID, o.Steps)
-			}
 		}
 	}
-	if _, err := t.insert(msgs, queue); err != nil {
-		return err
-	}
-	return steps.write(t)
+	_, err := t.insert(msgs, queue)
+	return err
 }
 
 func (c *consumer) Archive(ctx context.Context, leases ...store.Lease) ([]error, error) {

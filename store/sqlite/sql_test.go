@@ -117,7 +117,10 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 		"sqlInsertReady", "sqlInsertReadyRest", "sqlArchive", "sqlReplay", "sqlLowerHeld", "sqlLowerHeldOne", "sqlEndClaims", "sqlEndClaimOne",
 		"sqlExtendClaims", "sqlMarkStarted", "sqlSetProgress", "sqlInsertMessages", "sqlInsertDelayed",
 		"sqlDue", "sqlNextDue", "sqlPromote", "sqlExpired", "sqlOldestReady", "sqlSampleReady", "sqlSampleDelayed",
-		"sqlSampleArchived", "sqlGetMessage", "sqlRecordSteps", "sqlAcquireStep",
+		"sqlSampleArchived", "sqlGetMessage", "sqlRecordSteps", "sqlAcquireStep", "sqlAnyRun", "sqlLeasedRuns", "sqlRunPlaces",
+		"sqlStepStates", "sqlSignalPlaces", "sqlTouchRuns", "sqlSetEvents", "sqlTakeSignals", "sqlEndChildSteps", "sqlAddNews",
+		"sqlWakeable", "sqlReadyDelayed", "sqlLoadRuns", "sqlLoadSteps", "sqlLoadSignals", "sqlChildren", "sqlCountUntilWoken",
+		"sqlDeleteSignalRuns", "sqlDeleteEventRuns",
 	} {
 		query, found := constants[name]
 		if !found {
@@ -125,7 +128,7 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 			continue
 		}
 		for _, step := range plan(t, d, query) {
-			for _, table := range []string{"m", "messages", "d", "delayed", "a", "archive", "leases", "l", "x", "ready", "st", "steps", "w", "runs"} {
+			for _, table := range []string{"m", "messages", "d", "delayed", "a", "archive", "leases", "l", "x", "ready", "st", "steps", "w", "runs", "sg", "signals", "e", "events"} {
 				if strings.HasPrefix(step, "SCAN "+table) && (step == "SCAN "+table || strings.HasPrefix(step, "SCAN "+table+" ")) {
 					t.Errorf("%s: %s", name, step)
 				}

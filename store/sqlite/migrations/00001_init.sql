@@ -59,7 +59,7 @@ CREATE TABLE leases (
 CREATE TABLE delayed (
     message_id INTEGER PRIMARY KEY,
     queue_id   INTEGER NOT NULL,
-    due_at     INTEGER NOT NULL
+    due_at     INTEGER NOT NULL -- the largest number is never
 ) STRICT;
 CREATE INDEX delayed_due ON delayed (queue_id, due_at);
 
@@ -114,31 +114,72 @@ CREATE TABLE leader (
 -- number or back, which would be each time that queue 1 and another take turns.
 INSERT INTO sqlite_sequence (name, seq) VALUES ('queues', 1), ('workers', 1);
 
--- What only workflow runs have beside their message.
+-- What only workflow runs have beside their message. A run that has a row in
+-- one of the next three tables has one here.
 CREATE TABLE runs (
     run_id     INTEGER PRIMARY KEY,
     queue_id   INTEGER NOT NULL,
     key        TEXT,
-    input_hash TEXT    NOT NULL,
-    begun_at   INTEGER
+    input_hash TEXT    NOT NULL DEFAULT '',
+    parent_id  INTEGER, -- the run that started this one as a step
+    begun_at   INTEGER,
+    version    TEXT,    -- of the handler that began it
+    news       INTEGER NOT NULL DEFAULT 0,
+    cancelling INTEGER NOT NULL DEFAULT 0,
+    paused     INTEGER NOT NULL DEFAULT 0,
+    -- What it waits for while it is delayed; NULL if it did not suspend itself,
+    -- and then nothing but the time wakes it.
+    wait_kind  TEXT,
+    wait_for   TEXT
 ) STRICT;
 CREATE UNIQUE INDEX runs_key ON runs (queue_id, key) WHERE key IS NOT NULL;
+CREATE INDEX runs_parent ON runs (parent_id) WHERE parent_id IS NOT NULL;
 
 CREATE TABLE steps (
     id          INTEGER PRIMARY KEY, -- the order of recording
     run_id      INTEGER NOT NULL,
     name        TEXT    NOT NULL,
     occurrence  INTEGER NOT NULL,
+    kind        TEXT    NOT NULL DEFAULT 'step',
+    position    INTEGER NOT NULL DEFAULT 0,
     state       TEXT    NOT NULL,
     tries       INTEGER NOT NULL,
     output      TEXT,
     error       TEXT,
+    due_at      INTEGER, -- of a waiting step; NULL is never
+    topic       TEXT,
+    child_id    INTEGER, -- the run that it started
     started_at  INTEGER NOT NULL,
     finished_at INTEGER,
     UNIQUE (run_id, name, occurrence)
 ) STRICT;
+CREATE INDEX steps_child ON steps (child_id) WHERE child_id IS NOT NULL;
+
+-- Messages to runs.
+CREATE TABLE signals (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id  INTEGER NOT NULL,
+    topic   TEXT    NOT NULL,
+    key     TEXT,
+    payload TEXT    NOT NULL,
+    sent_at INTEGER NOT NULL,
+    taken   INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX signals_run ON signals (run_id);
+CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
+
+-- What runs have published.
+CREATE TABLE events (
+    run_id INTEGER NOT NULL,
+    name   TEXT    NOT NULL,
+    value  TEXT    NOT NULL,
+    set_at INTEGER NOT NULL,
+    PRIMARY KEY (run_id, name)
+) STRICT, WITHOUT ROWID;
 
 -- +goose Down
+DROP TABLE events;
+DROP TABLE signals;
 DROP TABLE steps;
 DROP TABLE runs;
 DROP TABLE leader;

@@ -109,7 +109,9 @@ type benchSink struct {
 func (s *benchSink) Room()                   { poke(s.news) }
 func (s *benchSink) Started([]Ref)           {}
 func (s *benchSink) Beats([]*handlerpb.Beat) {}
-func (s *benchSink) Results(rs []Result)     { s.results <- len(rs) }
+
+func (s *benchSink) Steps(string, []*handlerpb.StepCall) {}
+func (s *benchSink) Results(rs []Result)                 { s.results <- len(rs) }
 
 // processorTime is what this process and another have used.
 func processorTime(b *testing.B, pid int) time.Duration {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,8 +50,11 @@ func TestMain(m *testing.M) {
 type fakeConfig struct {
 	Queues  []string
 	Version string
-	Jobs    uint32 // credit for each queue; default 100
-	Bytes   uint64 // credit for each queue; default 1 MiB
+	// Workflows says that the queues are of workflows, Versions which they carry on.
+	Workflows bool
+	Versions  []string
+	Jobs      uint32 // credit for each queue; default 100
+	Bytes     uint64 // credit for each queue; default 1 MiB
 
 	Start        string // what goes wrong at the start; see runFake
 	Protocol     int    // default handlers.ProtocolVersion
@@ -105,7 +109,7 @@ func runFake(raw string) {
 	if c.Grandchild != "" {
 		startGrandchild(c.Grandchild)
 	}
-	f := &fake{config: c, quit: make(chan error, 2), running: make(map[Ref]context.CancelCauseFunc)}
+	f := &fake{config: c, quit: make(chan error, 2), calls: make(map[uint64]chan<- *handlerpb.StepReply), running: make(map[Ref]context.CancelCauseFunc)}
 	sets := handlers.Plugins(f)
 	if c.Protocol != handlers.ProtocolVersion {
 		sets[c.Protocol] = sets[handlers.ProtocolVersion]
@@ -143,6 +147,8 @@ type fake struct {
 	quit   chan error
 
 	mu       sync.Mutex
+	calls    map[uint64]chan<- *handlerpb.StepReply // that wait for their replies
+	number   uint64
 	running  map[Ref]context.CancelCauseFunc // nil for jobs that never start
 	jobs     sync.WaitGroup
 	inFlight int
@@ -159,7 +165,11 @@ func (f *fake) Describe(ctx context.Context, _ *handlerpb.DescribeRequest) (*han
 		d.Version = strings.Join(append(os.Environ(), os.Args[1:]...), "\n")
 	}
 	for _, q := range f.config.Queues {
-		d.Queues = append(d.Queues, &handlerpb.Description_Queue{Name: q})
+		dq := &handlerpb.Description_Queue{Name: q, Versions: f.config.Versions}
+		if f.config.Workflows {
+			dq.Kind = handlerpb.Description_KIND_WORKFLOW
+		}
+		d.Queues = append(d.Queues, dq)
 	}
 	return d, nil
 }
@@ -200,7 +210,15 @@ func (f *fake) read() {
 			f.write(&handlerpb.HandlerFrame{Pong: &handlerpb.Pong{Number: frame.Ping.Number}})
 		}
 		for _, r := range frame.StepReplies {
-			f.log("step reply: " + r.Error)
+			f.mu.Lock()
+			waits := f.calls[r.Number]
+			delete(f.calls, r.Number)
+			f.mu.Unlock()
+			if waits != nil {
+				waits <- r
+			} else {
+				f.log("step reply: " + r.Error)
+			}
 		}
 		if frame.Drain {
 			go func() {
@@ -326,6 +344,18 @@ func (f *fake) job(ctx context.Context, j *handlerpb.Job) {
 		f.write(&handlerpb.HandlerFrame{Results: []*handlerpb.Result{{Id: j.Id, Claim: j.Claim, Outcome: handlerpb.Outcome_OUTCOME_DONE}}})
 	case "step":
 		f.write(&handlerpb.HandlerFrame{StepCalls: []*handlerpb.StepCall{{Number: 5, Id: j.Id, Claim: j.Claim}}})
+	case "call", "big call", "empty call", "calls", "call for another":
+		f.callSteps(j, r, do, arg)
+	case "wait":
+		r.Outcome, r.Wait = handlerpb.Outcome_OUTCOME_WAIT, &handlerpb.Wait{Kind: arg, DelayMs: 5}
+	case "wait for nothing":
+		r.Outcome = handlerpb.Outcome_OUTCOME_WAIT
+	case "cancelled":
+		r.Outcome = handlerpb.Outcome_OUTCOME_CANCEL
+	case "result with step":
+		r.Steps = []*handlerpb.Step{{Name: "last\x00"}}
+	case "result with a big step":
+		r.Steps = []*handlerpb.Step{{Name: "last", Output: make([]byte, maxStepOutput+1)}}
 	case "hangup": // the stream ends with an error, the process lives on
 		f.quit <- errors.New("out of ideas")
 		select {}
@@ -333,6 +363,36 @@ func (f *fake) job(ctx context.Context, j *handlerpb.Job) {
 		_ = f.stream.SendMsg(rawFrame("\xff\xff\xff\xff no protobuf"))
 	}
 	f.finish(r, j)
+}
+
+// callSteps makes a step call, or as many as arg says, waits for the replies and
+// leaves the last one in the result.
+func (f *fake) callSteps(j *handlerpb.Job, r *handlerpb.Result, do, arg string) {
+	n, _ := strconv.Atoi(arg)
+	replies := make(chan *handlerpb.StepReply, max(n, 1))
+	for range max(n, 1) {
+		f.mu.Lock()
+		f.number++
+		c := &handlerpb.StepCall{Number: f.number, Id: j.Id, Claim: j.Claim, Steps: []*handlerpb.Step{{Name: "pay\x00", Output: []byte(`1`)}}}
+		f.calls[f.number] = replies
+		f.mu.Unlock()
+		switch do {
+		case "big call":
+			c.Steps[0].Output = make([]byte, maxStepOutput+1)
+		case "empty call":
+			c.Steps = nil
+		case "call for another":
+			c.Claim++
+		}
+		f.write(&handlerpb.HandlerFrame{StepCalls: []*handlerpb.StepCall{c}})
+	}
+	for range max(n, 1) {
+		reply := <-replies
+		r.Output = []byte(reply.Halt)
+		if reply.Error != "" {
+			r.Outcome, r.Output, r.Error = handlerpb.Outcome_OUTCOME_RETRY, nil, reply.Error
+		}
+	}
 }
 
 // finish sends a result and gives its credit back.

@@ -159,6 +159,8 @@ type sink struct {
 	order   []Ref
 	started map[Ref]bool
 	beats   []*handlerpb.Beat
+	calls   []*handlerpb.StepCall
+	version string // that the last calls came from
 	news    chan struct{}
 	rooms   chan struct{}
 }
@@ -196,6 +198,14 @@ func (s *sink) Beats(beats []*handlerpb.Beat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beats = append(s.beats, beats...)
+	poke(s.news)
+}
+
+func (s *sink) Steps(version string, calls []*handlerpb.StepCall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version = version
+	s.calls = append(s.calls, calls...)
 	poke(s.news)
 }
 

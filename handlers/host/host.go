@@ -124,14 +124,21 @@ type Result struct {
 	Crashed bool
 	// Elapsed is how long the job ran, by the host's clock; 0 if it never started.
 	Elapsed time.Duration
+	// Version is that of the handler whose process gave the result; empty if the
+	// host gave it itself.
+	Version string
 }
 
 // Sink takes what a queue's handler says. Its methods are called from the
-// stream's reader, one at a time for each process, and must not block.
+// stream's reader, one at a time for each process, and must not block. Of one
+// frame they are called in the order Started, Beats, Steps, Results.
 type Sink interface {
 	// Room says that credit was added, or that the queue began or ceased to be served.
 	Room()
 	Started(refs []Ref)
 	Results(results []Result)
 	Beats(beats []*handlerpb.Beat)
+	// Steps is called with the step calls of runs of workflows, by a handler of
+	// this version. Each is to be answered with Lane.Reply.
+	Steps(version string, calls []*handlerpb.StepCall)
 }

@@ -115,7 +115,7 @@ func TestOddResultsAreMendedOneByOne(t *testing.T) {
 			t.Errorf("%s: outcome %s, error %q", c.do, res.Outcome, res.Error)
 		}
 	}
-	untilTrue(t, "the answer to the step call", func() bool { return len(r.log.lines("step reply: this pgqrsd does not record")) == 1 })
+	untilTrue(t, "the answer to the step call", func() bool { return len(r.log.lines("step reply: queue a is described as one of jobs")) == 1 })
 	send(t, lane, jobOf(50, "stranger"), jobOf(51, "done"))
 	sink.result(51)
 	if s := r.untilState("alpha", Serving); s.PID != pid {

@@ -52,8 +52,9 @@ func (l *Lane) Room() int {
 
 // Send hands jobs to the process that serves the queue and never waits for it.
 // An error says that none was sent: ErrNotServed, also after Close, or
-// ErrInFlight. Otherwise every job has exactly one Result in the Sink. The jobs
-// belong to the host from then on.
+// ErrInFlight. Otherwise every job has exactly one Result in the Sink; that of a
+// run whose version the handler does not carry on is OUTCOME_WAIT, of kind
+// WaitVersion. The jobs belong to the host from then on.
 func (l *Lane) Send(jobs []*handlerpb.Job) error {
 	if len(jobs) == 0 {
 		return nil

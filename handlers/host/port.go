@@ -11,6 +11,9 @@ type port struct {
 	queue   *queue
 	process *process
 	kind    handlerpb.Description_Kind
+	// versions are those that a workflow's handler carries on besides its own;
+	// empty is every one.
+	versions []string
 	// concurrency is how many jobs the handler was told to run at once.
 	concurrency int
 
@@ -71,7 +74,7 @@ func (p *port) pop(limit int64) *job {
 		return nil
 	}
 	j := p.waiting[0]
-	if j.size > limit || (j.size > p.bytes && p.inFlight > 0) {
+	if j.wire > limit || (j.size > p.bytes && p.inFlight > 0) {
 		return nil
 	}
 	p.shift()
@@ -96,8 +99,10 @@ type job struct {
 	lane *Lane
 	port *port
 	ref  Ref
-	size int64 // of the payload
+	size int64 // of the payload, as it counts against the credit
+	wire int64 // of all that is sent
 
+	calls     int           // step calls that are not answered
 	timeout   time.Duration // 0 is no limit
 	sent      time.Duration // on the wire
 	order     uint64        // in which it was put there

@@ -24,6 +24,9 @@ const (
 	lastFrames = time.Second
 )
 
+// maxVersion is how much is kept of a handler's version, in bytes.
+const maxVersion = 128
+
 var errRetired = errors.New("the process takes no more jobs")
 
 // process is one generation of a handler: a running process that serves.
@@ -34,6 +37,8 @@ type process struct {
 	born  time.Time
 	ports []*port // in the order of the description
 	byKey map[string]*port
+	// version is the handler's, storable: runs remember it.
+	version string
 
 	lastFrame atomic.Int64  // by clock: when something was heard
 	wake      chan struct{} // the writer has something to do
@@ -79,8 +84,12 @@ func newProcess(h *Host, l *launched, queues func(name string) *queue) *process 
 		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1), stopped: make(chan struct{}),
 		warned: make(map[string]bool), clientGone: make(chan struct{}),
 	}
+	p.version = cutText(l.desc.GetVersion(), maxVersion)
 	for _, q := range l.desc.GetQueues() {
 		pt := &port{queue: queues(q.GetName()), process: p, kind: q.GetKind()}
+		for _, v := range q.GetVersions() {
+			pt.versions = append(pt.versions, cutText(v, maxVersion))
+		}
 		if pt.kind == handlerpb.Description_KIND_UNSPECIFIED {
 			pt.kind = handlerpb.Description_KIND_JOB
 		}

@@ -45,9 +45,10 @@ func cleanMap(m map[string]string) map[string]string {
 	return out
 }
 
-// cleanResult brings a handler's result to what the protocol promises to the
-// daemon: a known outcome, storable text, no negative delay.
-func cleanResult(r *handlerpb.Result) {
+// cleanResult brings a handler's result of a queue of that kind to what the
+// protocol promises to the daemon: a known outcome, storable text, no negative
+// delay, steps only of workflows.
+func cleanResult(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 	switch r.Outcome {
 	case handlerpb.Outcome_OUTCOME_DONE, handlerpb.Outcome_OUTCOME_RETRY, handlerpb.Outcome_OUTCOME_DISCARD,
 		handlerpb.Outcome_OUTCOME_RELEASE:
@@ -56,6 +57,8 @@ func cleanResult(r *handlerpb.Result) {
 			r.Outcome = handlerpb.Outcome_OUTCOME_RETRY
 			r.Error = "the handler snoozed the job without saying for how long"
 		}
+	case handlerpb.Outcome_OUTCOME_WAIT, handlerpb.Outcome_OUTCOME_CANCEL:
+		cleanHalt(r, kind)
 	default:
 		if r.Error == "" {
 			r.Error = fmt.Sprintf("the handler sent no outcome that pgqrsd knows (%d)", r.Outcome)
@@ -69,10 +72,45 @@ func cleanResult(r *handlerpb.Result) {
 		r.Error = cutText(r.Error, maxText)
 	}
 	for _, e := range r.Enqueue {
-		e.Queue = cleanText(e.Queue)
-		e.Headers = cleanMap(e.Headers)
-		e.DelayMs = max(e.DelayMs, 0)
+		cleanEnqueue(e)
 	}
+	if len(r.Steps) > 0 {
+		cleanResultSteps(r, kind)
+	}
+}
+
+// cleanHalt checks a result with which a run stops before its end.
+func cleanHalt(r *handlerpb.Result, kind handlerpb.Description_Kind) {
+	switch w := r.Wait; {
+	case kind != handlerpb.Description_KIND_WORKFLOW:
+		r.Outcome, r.Error = handlerpb.Outcome_OUTCOME_RETRY, "the handler answered a job with an outcome that only runs of workflows have"
+	case r.Outcome == handlerpb.Outcome_OUTCOME_CANCEL:
+	case w == nil || w.Kind == WaitVersion: // that one is the host's
+		r.Outcome, r.Error = handlerpb.Outcome_OUTCOME_RETRY, "the handler let the run wait without saying for what"
+	default:
+		w.Kind, w.For = cleanText(w.Kind), cleanText(w.For)
+	}
+}
+
+// cleanResultSteps checks the steps of a result. What cannot be recorded now
+// could not be after another attempt.
+func cleanResultSteps(r *handlerpb.Result, kind handlerpb.Description_Kind) {
+	why := ""
+	if kind != handlerpb.Description_KIND_WORKFLOW {
+		why = "the handler answered a job with steps, which only runs of workflows have"
+	} else {
+		why = cleanSteps(r.Steps)
+	}
+	if why != "" {
+		r.Outcome, r.Error = handlerpb.Outcome_OUTCOME_DISCARD, why
+		r.Output, r.Enqueue, r.Steps, r.Wait = nil, nil, nil, nil
+	}
+}
+
+func cleanEnqueue(e *handlerpb.Enqueue) {
+	e.Queue = cleanText(e.Queue)
+	e.Headers = cleanMap(e.Headers)
+	e.DelayMs = max(e.DelayMs, 0)
 }
 
 // cleanJob keeps a job's texts from breaking the stream for all the others:

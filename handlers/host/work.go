@@ -14,6 +14,7 @@ type batch struct {
 	lane    *Lane
 	started []Ref
 	beats   []*handlerpb.Beat
+	calls   []*handlerpb.StepCall
 	results []Result
 }
 
@@ -21,9 +22,6 @@ type batch struct {
 func (p *process) take(f *handlerpb.HandlerFrame) {
 	for _, l := range f.Logs {
 		logLine(p.log, l)
-	}
-	if len(f.StepCalls) > 0 {
-		p.refuseSteps(f.StepCalls)
 	}
 	p.sinkMu.Lock()
 	defer p.sinkMu.Unlock()
@@ -41,6 +39,9 @@ func (p *process) take(f *handlerpb.HandlerFrame) {
 		}
 		if len(b.beats) > 0 {
 			b.lane.sink.Beats(b.beats)
+		}
+		if len(b.calls) > 0 {
+			b.lane.sink.Steps(p.version, b.calls)
 		}
 		if len(b.results) > 0 {
 			b.lane.sink.Results(b.results)
@@ -74,11 +75,7 @@ func (p *process) sort(f *handlerpb.HandlerFrame, now time.Duration) (unknown Re
 			unknown = Ref{s.Id, s.Claim}
 			continue
 		}
-		if j.started == 0 {
-			j.start(now)
-			b := p.batchOf(j.lane)
-			b.started = append(b.started, j.ref)
-		}
+		p.begin(j, now)
 	}
 	for _, beat := range f.Beats {
 		// A beat may arrive after its job's result: then it is no news.
@@ -86,6 +83,11 @@ func (p *process) sort(f *handlerpb.HandlerFrame, now time.Duration) (unknown Re
 			beat.Message = cutText(beat.Message, maxLine)
 			b := p.batchOf(j.lane)
 			b.beats = append(b.beats, beat)
+		}
+	}
+	if len(f.StepCalls) > 0 {
+		if ref := p.sortCalls(f.StepCalls, now); ref.ID != 0 {
+			unknown = ref
 		}
 	}
 	for _, r := range f.Results {
@@ -128,6 +130,15 @@ func (p *process) batchOf(l *Lane) *batch {
 	return &p.batches[len(p.batches)-1]
 }
 
+// begin notes that a job's code runs. mu is held.
+func (p *process) begin(j *job, now time.Duration) {
+	if j.started == 0 {
+		j.start(now)
+		b := p.batchOf(j.lane)
+		b.started = append(b.started, j.ref)
+	}
+}
+
 func (j *job) start(now time.Duration) {
 	j.started = now
 	if j.unstartedOnly {
@@ -138,8 +149,8 @@ func (j *job) start(now time.Duration) {
 // result completes what the handler said of the job. A job whose start was not
 // told has run for at most the time since it was sent.
 func (j *job) result(r *handlerpb.Result, now time.Duration) Result {
-	cleanResult(r)
-	out := Result{Result: r}
+	cleanResult(r, j.port.kind)
+	out := Result{Result: r, Version: j.port.process.version}
 	switch {
 	case j.started != 0:
 		out.Started, out.Elapsed = true, now-j.started
@@ -160,18 +171,6 @@ func (p *process) deliver(results []laneResult) {
 	}
 }
 
-// refuseSteps answers calls that this host has no store of steps for.
-func (p *process) refuseSteps(calls []*handlerpb.StepCall) {
-	p.mu.Lock()
-	for _, c := range calls {
-		p.outbox.replies = append(p.outbox.replies, &handlerpb.StepReply{
-			Number: c.Number, Error: "this pgqrsd does not record workflow steps",
-		})
-	}
-	p.mu.Unlock()
-	poke(p.wake)
-}
-
 // room is Lane.Room.
 func (p *process) room(pt *port) int {
 	p.mu.Lock()
@@ -189,7 +188,7 @@ func (p *process) send(pt *port, l *Lane, jobs []*handlerpb.Job) error {
 		pb.Queue = pt.queue.name
 		cleanJob(pb)
 		slab[i] = job{
-			pb: pb, lane: l, port: pt, ref: Ref{pb.Id, pb.Claim}, size: int64(len(pb.Payload)),
+			pb: pb, lane: l, port: pt, ref: Ref{pb.Id, pb.Claim}, size: int64(len(pb.Payload)), wire: wireSize(pb),
 			timeout: time.Duration(max(pb.TimeoutMs, 0)) * time.Millisecond,
 		}
 	}
@@ -210,8 +209,11 @@ func (p *process) send(pt *port, l *Lane, jobs []*handlerpb.Job) error {
 	for i := range slab {
 		j := &slab[i]
 		pt.push(j)
-		if n := wireSize(j.pb); n > maxJobBytes {
-			p.giveBack(j, handlerpb.Outcome_OUTCOME_DISCARD, fmt.Sprintf("the job takes %d bytes, more than the %d that can be sent to a handler", n, maxJobBytes))
+		switch {
+		case j.wire > maxJobBytes:
+			p.giveBack(j, tooLarge(j))
+		case !pt.carriesOn(j.pb.Version):
+			p.giveBack(j, putOff(j.pb))
 		}
 	}
 	poke(p.wake)
@@ -219,21 +221,29 @@ func (p *process) send(pt *port, l *Lane, jobs []*handlerpb.Job) error {
 }
 
 // wireSize is about how much of a frame the job takes.
-func wireSize(j *handlerpb.Job) int {
-	if len(j.Headers) == 0 && len(j.Steps) == 0 {
-		return len(j.Payload)
+func wireSize(j *handlerpb.Job) int64 {
+	if len(j.Headers) == 0 && len(j.Steps) == 0 && len(j.Signals) == 0 {
+		return int64(len(j.Payload))
 	}
-	return proto.Size(j)
+	return int64(proto.Size(j))
+}
+
+// tooLarge is the result of a job that no frame can hold.
+func tooLarge(j *job) *handlerpb.Result {
+	why := fmt.Sprintf("the job takes %d bytes, more than the %d that can be sent to a handler", j.wire, maxJobBytes)
+	if steps, signals := len(j.pb.Steps), len(j.pb.Signals); steps+signals > 0 {
+		why = fmt.Sprintf("the run takes %d bytes with its %d recorded steps and %d signals, more than the %d that can be sent to a handler; let steps keep what is large elsewhere and return where it is",
+			j.wire, steps, signals, maxJobBytes)
+	}
+	return &handlerpb.Result{Id: j.ref.ID, Claim: j.ref.Claim, Outcome: handlerpb.Outcome_OUTCOME_DISCARD, Error: why}
 }
 
 // giveBack takes a job that waits out of the books and gives it a result of
 // the host's own, through the tender. mu is held.
-func (p *process) giveBack(j *job, outcome handlerpb.Outcome, why string) {
+func (p *process) giveBack(j *job, r *handlerpb.Result) {
 	j.port.drop(j)
 	delete(p.jobs, j.ref)
-	p.local = append(p.local, laneResult{j.lane, Result{Result: &handlerpb.Result{
-		Id: j.ref.ID, Claim: j.ref.Claim, Outcome: outcome, Error: why,
-	}}})
+	p.local = append(p.local, laneResult{j.lane, Result{Result: r}})
 	poke(p.nudge)
 }
 
@@ -260,7 +270,7 @@ func (p *process) cancel(l *Lane, reason string, unstartedOnly bool, refs []Ref)
 // cancelJob cancels one job. mu is held.
 func (p *process) cancelJob(j *job, reason string, unstartedOnly bool, now time.Duration) {
 	if j.sent == 0 {
-		p.giveBack(j, handlerpb.Outcome_OUTCOME_RELEASE, reason)
+		p.giveBack(j, &handlerpb.Result{Id: j.ref.ID, Claim: j.ref.Claim, Outcome: handlerpb.Outcome_OUTCOME_RELEASE, Error: reason})
 		return
 	}
 	if unstartedOnly && j.started != 0 {

@@ -12,6 +12,7 @@ const (
 	frameJobs    = 64
 	frameBytes   = 256 << 10
 	frameCancels = 1024
+	frameReplies = 256
 )
 
 // maxJobBytes is the largest payload that fits into a message with the rest of
@@ -53,9 +54,15 @@ func (p *process) nextFrame(now time.Duration) *handlerpb.HostFrame {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := &p.outbox
-	f := &handlerpb.HostFrame{Hello: o.hello, Drain: o.drain, StepReplies: o.replies}
+	f := &handlerpb.HostFrame{Hello: o.hello, Drain: o.drain}
 	any := o.hello != nil || o.drain || len(o.replies) > 0
-	o.hello, o.drain, o.replies = nil, false, nil
+	o.hello, o.drain = nil, false
+	if n := min(len(o.replies), frameReplies); n > 0 {
+		f.StepReplies = o.replies[:n:n]
+		if o.replies = o.replies[n:]; len(o.replies) == 0 {
+			o.replies = nil
+		}
+	}
 	if o.ping != 0 {
 		f.Ping = &handlerpb.Ping{Number: o.ping}
 		o.ping, any = 0, true
@@ -96,7 +103,7 @@ func (p *process) fillJobs(f *handlerpb.HostFrame, now time.Duration) bool {
 				f.Jobs = make([]*handlerpb.Job, 0, min(frameJobs, pt.live+1))
 			}
 			f.Jobs = append(f.Jobs, j.pb)
-			left -= j.size
+			left -= j.wire
 			p.sent++
 			j.pb, j.sent, j.order = nil, now, p.sent
 		}

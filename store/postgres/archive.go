@@ -31,7 +31,9 @@ where ($1::int = 0 or a.queue_id = $1) and a.state = any($2::text[]::{{schema}}.
 	sqlArchiveDelete = `
 with gone as (delete from {{schema}}.archive where id = $1 returning id),
 steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
-runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
+runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id),
+signals as (delete from {{schema}}.signals s using gone g where s.run_id = g.id),
+events as (delete from {{schema}}.events e using gone g where e.run_id = g.id)
 select count(*) from gone`
 
 	// sqlArchivePurge removes at most $5 of a queue, oldest first, with what
@@ -62,7 +64,9 @@ with old as materialized (
 	purgeOld = `
 gone as (delete from {{schema}}.archive a where a.id = any(array(select id from old)) returning a.id),
 steps as (delete from {{schema}}.steps s where s.run_id = any(array(select id from gone))),
-runs as (delete from {{schema}}.runs r where r.run_id = any(array(select id from gone)))
+runs as (delete from {{schema}}.runs r where r.run_id = any(array(select id from gone)) returning r.run_id),
+signals as (delete from {{schema}}.signals s where s.run_id = any(array(select run_id from runs))),
+events as (delete from {{schema}}.events e where e.run_id = any(array(select run_id from runs)))
 select count(*) from gone`
 
 	// sqlReplay puts dead letters back. Their queues' enqueue locks are held.

@@ -33,10 +33,12 @@ delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.cl
 returning c.worker_id, c.ids, coalesce(c.started, '{}')`
 
 	// sqlFailStarted counts an attempt as failed of the messages $2 that had
-	// been started by the workers $3. Those at their last attempt die.
+	// been started by the workers $3. Those at their last attempt die, or are
+	// cancelled if they are runs that were to be.
 	sqlFailStarted = `
 with failed as materialized (
     select m.id, i.worker_id, m.attempts + 1 as attempts, q.max_attempts,
+        exists (select from {{schema}}.runs r where r.run_id = m.id and r.cancelling) as cancelling,
         {{schema}}.add_error(m.errors, m.attempts + 1, {{now}}, $4, i.worker_id) as errors
     from unnest($2::bigint[], $3::bigint[]) as i(id, worker_id)
     join {{schema}}.messages m on m.id = i.id
@@ -44,19 +46,26 @@ with failed as materialized (
 ),
 dead as (
     delete from {{schema}}.messages m using failed f where m.id = f.id and f.attempts >= f.max_attempts
-    returning m.id, m.enqueued_at, m.queue_id, m.priority, m.headers, m.payload, f.worker_id, f.attempts, f.errors
+    returning m.id, m.enqueued_at, m.queue_id, m.priority, m.headers, m.payload, f.worker_id, f.attempts, f.errors, f.cancelling
 ),
 archived as (
     insert into {{schema}}.archive
         (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload)
-    select d.id, d.enqueued_at, {{now}}, d.worker_id, d.queue_id, 'dead', d.attempts, d.priority, d.headers, d.errors, d.payload
+    select d.id, d.enqueued_at, {{now}}, d.worker_id, d.queue_id,
+        (case when d.cancelling then 'cancelled' else 'dead' end)::{{schema}}.final_state, d.attempts, d.priority, d.headers, d.errors, d.payload
     from dead d
 ),
 kept as (
     update {{schema}}.messages m set attempts = f.attempts, errors = f.errors, ready_at = {{now}}
     from failed f where m.id = f.id and f.attempts < f.max_attempts
 )
-select count(*) from dead`
+select count(*) filter (where not cancelling) from dead`
+
+	// sqlLockParents locks the rows of the runs that started these.
+	sqlLockParents = `
+select p.run_id from {{schema}}.runs p where p.run_id in (
+    select r.parent_id from {{schema}}.runs r where r.run_id = any($1::bigint[]) and r.parent_id is not null
+) order by p.run_id for no key update`
 
 	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
 )
@@ -72,6 +81,7 @@ type taken struct {
 	ids            []int64
 	started        []int64
 	startedWorkers []int64
+	woken          []string // queues of runs that hear of the end of these
 }
 
 func (t *taken) read(r pgx.Rows) error {
@@ -91,9 +101,9 @@ func (t *taken) read(r pgx.Rows) error {
 // giveBack gives back the messages of the queue's claims that ran out.
 func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue string) (store.GivenBack, error) {
 	var n store.GivenBack
+	var t taken
 	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
-		var t taken
 		b.add(sqlClaimLock, s.claimLock, queueID)
 		b.add(sqlTakeRunOut, now, queueID).Query(t.read)
 		if err := b.sendIn(ctx, tx); err != nil {
@@ -109,11 +119,12 @@ func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue st
 	if n.Ready > 0 {
 		s.notifier.add(queue)
 	}
+	s.notifier.add(t.woken...)
 	return n, nil
 }
 
 // failStarted counts the attempts that had begun as failed, and all messages
-// that are ready again.
+// that are ready again. Queues to notify of go to t.woken.
 func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *taken, reason string) (store.GivenBack, error) {
 	var n store.GivenBack
 	if len(t.ids) == 0 {
@@ -121,8 +132,10 @@ func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *t
 	}
 	b := s.batch()
 	if len(t.started) > 0 {
+		b.add(sqlLockParents, t.started)
 		b.add(sqlFailStarted, now, t.started, t.startedWorkers, reason).
 			QueryRow(func(r pgx.Row) error { return r.Scan(&n.Dead) })
+		b.addEndChildren(t.started, &t.woken)
 	}
 	b.add(sqlCountThere, t.ids).QueryRow(func(r pgx.Row) error { return r.Scan(&n.Ready) })
 	return n, b.sendIn(ctx, tx)

@@ -86,7 +86,7 @@ func (s *Store) migrate(ctx context.Context, tx pgx.Tx) error {
 			continue
 		}
 		// Without arguments a file of several statements is sent as it is.
-		if _, err := tx.Exec(ctx, expand(m.text, s.schema)); err != nil {
+		if _, err := tx.Exec(ctx, strings.ReplaceAll(expand(m.text, s.schema), "{{channel}}", s.channel)); err != nil {
 			return fmt.Errorf("migration %d: %w", m.version, err)
 		}
 		if _, err := tx.Exec(ctx, s.sql(sqlVersionAdd), m.version); err != nil {

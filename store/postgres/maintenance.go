@@ -53,10 +53,11 @@ ready as (
 select {{now}}, count(*), coalesce(array_agg(distinct q.name), '{}')
 from ready r join {{schema}}.queues q on q.id = r.queue_id`
 
+	// sqlNextDue passes over those that wait until they are woken.
 	sqlNextDue = `
 select case when min(due_at) is null then -1
     else greatest(0, ceil(extract(epoch from min(due_at) - {{now}}) * 1000000))::bigint end
-from {{schema}}.delayed where due_at > coalesce($2::timestamptz, '-infinity') - interval '5 s'`
+from {{schema}}.delayed where due_at > coalesce($2::timestamptz, '-infinity') - interval '5 s' and due_at < 'infinity'`
 
 	// sqlLead makes worker $2, if it is ready, the leader unless another one's
 	// time has not run out.

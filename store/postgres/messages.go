@@ -25,7 +25,7 @@ join {{schema}}.queues q on q.id = p.queue_id
 left join {{schema}}.claims c on c.worker_id = p.worker_id and c.claim = p.claim`
 
 	waitingShape = `d.id, d.queue_id, 'delayed' as state, d.priority, d.attempts, d.headers, d.payload, d.errors,
-    d.enqueued_at, d.due_at, null::bigint as worker_id, null::bigint as claim, null::json as output, null::timestamptz as finished_at`
+    d.enqueued_at, nullif(d.due_at, 'infinity') as due_at, null::bigint as worker_id, null::bigint as claim, null::json as output, null::timestamptz as finished_at`
 	lineShape = `m.id, m.queue_id, case when h.id is null then 'ready' else 'leased' end as state, m.priority, m.attempts,
     m.headers, m.payload, m.errors, m.enqueued_at, null::timestamptz as due_at, h.worker_id, h.claim,
     null::json as output, null::timestamptz as finished_at`

@@ -59,7 +59,12 @@ delete from {{schema}}.steps s using {{schema}}.archive a where a.queue_id = $1 
 delete from {{schema}}.steps s where s.run_id in (
     select id from {{schema}}.messages where queue_id = $1
     union all select id from {{schema}}.delayed where queue_id = $1)`
+	// Only what has a row in runs has signals and events.
+	sqlQueueDropSignals = `delete from {{schema}}.signals s using {{schema}}.runs r where r.queue_id = $1 and s.run_id = r.run_id`
+	sqlQueueDropEvents  = `delete from {{schema}}.events e using {{schema}}.runs r where r.queue_id = $1 and e.run_id = r.run_id`
 	sqlQueueDropRuns    = `delete from {{schema}}.runs where queue_id = $1`
+	// sqlQueueChildren are its runs that others started.
+	sqlQueueChildren = `select run_id from {{schema}}.runs where queue_id = $1 and parent_id is not null`
 	sqlQueueDropArchive = `delete from {{schema}}.archive where queue_id = $1`
 	// Its consumers have nothing left to consume.
 	sqlQueueStopWorkers = `
@@ -75,9 +80,8 @@ with gone as (
     delete from {{schema}}.delayed where id = any(array(
         select id from {{schema}}.delayed where queue_id = $1 limit $2))
     returning id),
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
-runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
-select count(*) from gone`
+steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id)
+select coalesce(array_agg(id), '{}') from gone`
 	sqlQueuePurgeMessages = `
 with gone as (
     delete from {{schema}}.messages where id = any(array(
@@ -85,9 +89,8 @@ with gone as (
             and id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
         order by priority, id limit $2))
     returning id),
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
-runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
-select count(*) from gone`
+steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id)
+select coalesce(array_agg(id), '{}') from gone`
 )
 
 type queues struct{ s *Store }
@@ -176,6 +179,7 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
+	var woken []string
 	// It may have millions of archived messages, and goes as a whole.
 	err = t.s.fail(ctx, op, pgx.BeginFunc(ctx, t.s.pool, func(tx pgx.Tx) error {
 		if err := t.s.lockQueueAlone(ctx, tx, q); err != nil {
@@ -184,12 +188,25 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 		if err := t.deletable(ctx, tx, q, force); err != nil {
 			return err
 		}
+		var children []int64
 		b := t.s.batch()
+		b.add(sqlQueueChildren, q.ID).Query(func(r pgx.Rows) (err error) {
+			children, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		b = t.s.batch()
+		b.add(sqlLockParents, children)
 		b.add(sqlQueueDropSteps, q.ID)
 		b.add(sqlQueueDropMessageSteps, q.ID)
-		b.add(sqlQueueDropRuns, q.ID)
 		b.add(sqlQueueDropDelayed, q.ID)
 		b.add(sqlQueueDropMessages, q.ID)
+		b.addEndChildren(children, &woken)
+		b.add(sqlQueueDropSignals, q.ID)
+		b.add(sqlQueueDropEvents, q.ID)
+		b.add(sqlQueueDropRuns, q.ID)
 		b.add(sqlQueueDropClaims, q.ID)
 		b.add(sqlQueueDropArchive, q.ID)
 		b.add(sqlQueueStopWorkers, t.s.now(), q.ID)
@@ -244,19 +261,38 @@ func (t queues) Purge(ctx context.Context, name string) (int64, error) {
 	}
 	var total int64
 	for {
-		var delayed, ready int64
-		b := t.s.batch()
-		b.add(sqlClaimLock, t.s.claimLock, q.ID)
-		b.add(sqlQueuePurgeDelayed, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&delayed) })
-		b.add(sqlQueuePurgeMessages, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&ready) })
-		if err := b.send(ctx, op); err != nil {
+		delayed, ready, err := t.purgePart(ctx, op, q)
+		total += int64(delayed + ready)
+		if err != nil || delayed < purgeBatch && ready < purgeBatch {
 			return total, err
 		}
-		total += delayed + ready
-		if delayed < purgeBatch && ready < purgeBatch {
-			return total, nil
-		}
 	}
+}
+
+// purgePart removes at most purgeBatch messages of a kind.
+func (t queues) purgePart(ctx context.Context, op string, q store.Queue) (delayed, ready int, err error) {
+	var woken []string
+	err = t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+		var waiting, standing []int64
+		b.add(sqlClaimLock, t.s.claimLock, q.ID)
+		b.add(sqlQueuePurgeDelayed, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&waiting) })
+		b.add(sqlQueuePurgeMessages, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&standing) })
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		delayed, ready = len(waiting), len(standing)
+		ids := append(waiting, standing...)
+		b = t.s.batch()
+		b.add(sqlLockParents, ids)
+		b.addEndChildren(ids, &woken)
+		b.add(sqlForget, ids)
+		return b.sendIn(ctx, tx)
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	t.s.notifier.add(woken...)
+	return delayed, ready, nil
 }
 
 func enqueueKey(queue string) int32 { return int32(hash32(queue)) }

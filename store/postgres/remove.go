@@ -35,10 +35,20 @@ ready as (
 ),
 gone as (select * from waiting union all select * from ready)`
 
-	sqlRemove = takeUnleased + `,
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
-runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id)
+	sqlRemove = takeUnleased + `
 select id from gone`
+
+	// sqlForgetGone is sqlForget for those of the messages $1 that are nowhere.
+	sqlForgetGone = `
+with gone as materialized (
+    select i as id from unnest($1::bigint[]) i where not exists (select from {{schema}}.messages m where m.id = i)
+        and not exists (select from {{schema}}.delayed d where d.id = i) and not exists (select from {{schema}}.archive a where a.id = i)
+),
+steps as (delete from {{schema}}.steps where run_id = any(array(select id from gone))),
+runs as (delete from {{schema}}.runs where run_id = any(array(select id from gone)) returning run_id),
+signals as (delete from {{schema}}.signals where run_id = any(array(select run_id from runs))),
+events as (delete from {{schema}}.events where run_id = any(array(select run_id from runs)))
+select`
 
 	sqlRemoveToArchive = takeUnleased + `,
 archived as (
@@ -109,8 +119,10 @@ func (s *Store) removeOnce(ctx context.Context, op string, r removal, ids []int6
 	if err != nil {
 		return false, err
 	}
+	var woken []string
 	b := s.batch()
 	b.add(sqlClaimLocks, s.claimLock, places)
+	b.add(sqlLockParents, ids)
 	var gone *pgx.QueuedQuery
 	if r.state == "" {
 		gone = b.add(sqlRemove, ids, places)
@@ -125,6 +137,10 @@ func (s *Store) removeOnce(ctx context.Context, op string, r removal, ids []int6
 		})
 		return err
 	})
+	b.addEndChildren(ids, &woken)
+	if r.state == "" {
+		b.add(sqlForgetGone, ids)
+	}
 	b.add(sqlWhere, ids).Query(func(r pgx.Rows) error {
 		var place string
 		_, err := pgx.ForEachRow(r, []any{&id, &place}, func() error {
@@ -144,5 +160,9 @@ func (s *Store) removeOnce(ctx context.Context, op string, r removal, ids []int6
 		})
 		return err
 	})
-	return again, b.send(ctx, op)
+	if err := b.send(ctx, op); err != nil {
+		return false, err
+	}
+	s.notifier.add(woken...)
+	return again, nil
 }

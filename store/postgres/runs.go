@@ -45,8 +45,10 @@ select r.run_id, r.input_hash from {{schema}}.runs r join {{schema}}.queues q on
 where q.name = $1 and r.key = $2`
 
 	// runColumns continue messageColumns, runJoins its joins.
-	runColumns = `, coalesce(r.key, ''), r.begun_at, (select count(*) from {{schema}}.steps s where s.run_id = p.id)`
-	runJoins   = messageJoins + `
+	runColumns = `, coalesce(r.key, ''), r.begun_at, (select count(*) from {{schema}}.steps s where s.run_id = p.id),
+    coalesce(r.version, ''), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.wait_kind, ''),
+    coalesce(r.wait_for, ''), coalesce(r.parent_id, 0)`
+	runJoins = messageJoins + `
 left join {{schema}}.runs r on r.run_id = p.id`
 
 	sqlRunGet = messageColumns + runColumns + `
@@ -61,7 +63,8 @@ from (
 ) p` + runJoins + `
 where q.kind = 'workflow'`
 
-	// runsOf are the runs of workflow $1 ('' is all) in state $2 ('' is all).
+	// runsOf are the runs of workflow $1 ('' is all) in one of the states $2,
+	// those that are open with the flags $3.
 	runsOf = `
 with flow as materialized (
     select id from {{schema}}.queues where kind = 'workflow' and ($1 = '' or name = $1)
@@ -70,33 +73,45 @@ h as materialized (
     select c.worker_id, c.claim, unnest(c.ids) as id from {{schema}}.claims c where c.queue_id in (select id from flow)
 )`
 
+	// runWaits, runStands and runEnded choose among the rows of delayed, messages
+	// and archive.
+	runWaits = `d.queue_id in (select id from flow) and 'delayed' = any($2::text[])
+            and ` + runFlagged + `d.id), $3 in ('none', 'live')))`
+	runStands = `m.queue_id in (select id from flow)
+            and (h.id is null and 'ready' = any($2::text[]) or h.id is not null and 'leased' = any($2::text[]))
+            and ` + runFlagged + `m.id), $3 in ('none', 'live')))`
+	runEnded = `a.queue_id in (select id from flow) and a.state::text = any($2::text[])`
+
+	// runFlagged is unfinished: the run's id and two parentheses follow.
+	runFlagged = `($3::text = '' or coalesce((select case
+                when r.cancelling then $3 = 'cancelling' when r.paused then $3 in ('paused', 'live') else $3 in ('none', 'live') end
+                from {{schema}}.runs r where r.run_id = `
+
 	sqlRunList = runsOf + messageColumns + runColumns + `
 from (
     select * from (
         (select ` + waitingShape + ` from {{schema}}.delayed d
-        where d.id > $3 and d.queue_id in (select id from flow) and $2 in ('', 'delayed')
-        order by d.id limit $4)
+        where d.id > $4 and ` + runWaits + `
+        order by d.id limit $5)
         union all
         (select ` + lineShape + ` from {{schema}}.messages m left join h on h.id = m.id
-        where m.id > $3 and m.queue_id in (select id from flow)
-            and ($2 = '' or ($2 = 'ready' and h.id is null) or ($2 = 'leased' and h.id is not null))
-        order by m.id limit $4)
+        where m.id > $4 and ` + runStands + `
+        order by m.id limit $5)
         union all
         (select ` + archiveShape + ` from {{schema}}.archive a
-        where a.id > $3 and a.queue_id in (select id from flow) and $2 in ('', a.state::text)
-        order by a.id limit $4)
-    ) u order by u.id limit $4
+        where a.id > $4 and ` + runEnded + `
+        order by a.id limit $5)
+    ) u order by u.id limit $5
 ) p` + runJoins + `
 order by p.id`
 
 	sqlRunCount = runsOf + `
 select
-    (select count(*) from {{schema}}.delayed d where d.queue_id in (select id from flow) and $2 in ('', 'delayed'))
-    + (select count(*) from {{schema}}.messages m where m.queue_id in (select id from flow)
-        and ($2 = '' or ($2 = 'ready' and m.id not in (select id from h)) or ($2 = 'leased' and m.id in (select id from h))))
-    + (select count(*) from {{schema}}.archive a where a.queue_id in (select id from flow) and $2 in ('', a.state::text))`
+    (select count(*) from {{schema}}.delayed d where ` + runWaits + `)
+    + (select count(*) from {{schema}}.messages m left join h on h.id = m.id where ` + runStands + `)
+    + (select count(*) from {{schema}}.archive a where ` + runEnded + `)`
 
-	sqlStepList = `select ` + stepColumns + ` from {{schema}}.steps s where s.run_id = $1 order by s.seq`
+	sqlStepList = `select ` + stepColumns + ` from {{schema}}.steps s where s.run_id = $2 order by s.seq`
 )
 
 type workflows struct{ s *Store }
@@ -114,13 +129,13 @@ const maxRunKey = 1024
 
 func (t workflows) Insert(ctx context.Context, run store.NewRun) (int64, bool, error) {
 	op := fmt.Sprintf("start workflow %q", run.Workflow)
-	msg := store.NewMessage{Queue: run.Workflow, Payload: run.Input, Delay: run.Delay, Headers: run.Headers}
-	if err := store.ValidateNew(nil, msg); err != nil {
+	if err := store.ValidateRun(run); err != nil {
 		return 0, false, fmt.Errorf("%s: %w", op, err)
 	}
-	if len(run.Key) > maxRunKey || store.CleanText(run.Key) != run.Key {
-		return 0, false, fmt.Errorf("%s: key %.40q: at most %d bytes of UTF-8 without NUL: %w", op, run.Key, maxRunKey, store.ErrInvalid)
+	if len(run.Key) > maxRunKey {
+		return 0, false, fmt.Errorf("%s: key %.40q: at most %d bytes: %w", op, run.Key, maxRunKey, store.ErrInvalid)
 	}
+	msg := run.Message()
 	p, err := packMessages([]store.NewMessage{msg})
 	if err != nil {
 		return 0, false, fmt.Errorf("%s: %w", op, err)
@@ -129,7 +144,7 @@ func (t workflows) Insert(ctx context.Context, run store.NewRun) (int64, bool, e
 	if p.headers[0] != "" {
 		headers = &p.headers[0]
 	}
-	hash := inputHash(run.Input)
+	hash := inputHash(msg.Payload)
 	for range removeTries {
 		var made, there []int64
 		var was []byte
@@ -183,11 +198,90 @@ func inputHash(input json.RawMessage) []byte {
 func scanRun(row pgx.CollectableRow) (store.Run, error) {
 	var run store.Run
 	var begun *time.Time
+	var cancelling, paused bool
+	var wait store.RunWait
 	var err error
-	run.Message, err = scanMessageAnd(row, &run.Key, &begun, &run.Steps)
+	run.Message, err = scanMessageAnd(row, &run.Key, &begun, &run.Steps, &run.Version, &cancelling, &paused,
+		&wait.Kind, &wait.For, &run.Parent)
 	run.BegunAt = orZero(begun)
+	run.Status = statusOf(run.State, cancelling, paused)
+	if run.Status == store.RunWaiting {
+		wait.Until = run.AvailableAt
+		if wait.Kind == "" {
+			wait.Kind = store.WaitStart
+			if run.Attempts > 0 || run.Steps > 0 || begun != nil {
+				wait.Kind = store.WaitRetry
+			}
+		}
+		run.Wait = &wait
+	}
 	return run, err
 }
+
+func statusOf(state store.State, cancelling, paused bool) store.RunStatus {
+	switch state {
+	case store.Done:
+		return store.RunSucceeded
+	case store.Dead:
+		return store.RunFailed
+	case store.Cancelled:
+		return store.RunCancelled
+	}
+	switch {
+	case cancelling:
+		return store.RunCancelling
+	case state == store.Leased:
+		return store.RunRunning
+	case paused:
+		return store.RunPaused
+	case state == store.Delayed:
+		return store.RunWaiting
+	}
+	return store.RunQueued
+}
+
+// chosen are the states and the flags of the runs that a filter chooses.
+func chosen(f store.RunFilter) (states []string, flags string, err error) {
+	all := []store.State{store.Delayed, store.Ready, store.Leased, store.Done, store.Dead, store.Cancelled}
+	of := all
+	switch f.Status {
+	case "":
+	case store.RunQueued:
+		of, flags = []store.State{store.Ready}, flagsNone
+	case store.RunWaiting:
+		of, flags = []store.State{store.Delayed}, flagsNone
+	case store.RunRunning:
+		of, flags = []store.State{store.Leased}, flagsLive
+	case store.RunPaused:
+		of, flags = []store.State{store.Delayed, store.Ready}, flagsPaused
+	case store.RunCancelling:
+		of, flags = all[:3], flagsCancelling
+	case store.RunSucceeded:
+		of = []store.State{store.Done}
+	case store.RunFailed:
+		of = []store.State{store.Dead}
+	case store.RunCancelled:
+		of = []store.State{store.Cancelled}
+	default:
+		return nil, "", fmt.Errorf("status %q is none that a run has: %w", f.Status, store.ErrInvalid)
+	}
+	states = []string{}
+	for _, state := range of {
+		if f.State == "" || f.State == state {
+			states = append(states, string(state))
+		}
+	}
+	return states, flags, nil
+}
+
+// The flags by which sqlRunList chooses: neither of them, not cancelling,
+// paused but not cancelling, cancelling.
+const (
+	flagsNone       = "none"
+	flagsLive       = "live"
+	flagsPaused     = "paused"
+	flagsCancelling = "cancelling"
+)
 
 func (t workflows) Get(ctx context.Context, id int64) (store.Run, error) {
 	op := fmt.Sprintf("get run %d", id)
@@ -206,7 +300,11 @@ func (t workflows) List(ctx context.Context, f store.RunFilter) ([]store.Run, er
 	if err := t.s.checkQueue(ctx, op, f.Workflow); err != nil {
 		return nil, err
 	}
-	return rows(ctx, t.s, op, sqlRunList, []any{f.Workflow, f.State, f.After, f.LimitOrDefault()}, scanRun)
+	states, flags, err := chosen(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
+	return rows(ctx, t.s, op, sqlRunList, []any{f.Workflow, states, flags, f.After, f.LimitOrDefault()}, scanRun)
 }
 
 func (t workflows) Count(ctx context.Context, f store.RunFilter) (int64, error) {
@@ -214,8 +312,12 @@ func (t workflows) Count(ctx context.Context, f store.RunFilter) (int64, error) 
 	if err := t.s.checkQueue(ctx, op, f.Workflow); err != nil {
 		return 0, err
 	}
+	states, flags, err := chosen(f)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", op, err)
+	}
 	var n int64
-	err := t.s.row(ctx, op, sqlRunCount, []any{f.Workflow, f.State}, &n)
+	err = t.s.row(ctx, op, sqlRunCount, []any{f.Workflow, states, flags}, &n)
 	return n, err
 }
 
@@ -235,5 +337,5 @@ func (t workflows) Delete(ctx context.Context, id int64) error {
 }
 
 func (t workflows) Steps(ctx context.Context, run int64) ([]store.StepRecord, error) {
-	return rows(ctx, t.s, fmt.Sprintf("steps of run %d", run), sqlStepList, []any{run}, scanStep)
+	return rows(ctx, t.s, fmt.Sprintf("steps of run %d", run), sqlStepList, []any{t.s.now(), run}, scanStep)
 }

@@ -14,14 +14,15 @@ const (
 	sqlSettlePlan = `select ` + planHashed
 
 	// sqlLockClaims waits for others who write these claims, which are in order.
-	// The next statement's snapshot then sees what they did.
+	// The next statement's snapshot then sees what they did. It lets those pass
+	// who only see to it that a claim stays, as complete_step does.
 	//
 	// Here and below each claim is looked up by itself. Left the choice, the
 	// planner reads all of the worker's, and the dead ones with them, which
 	// pile up while an old snapshot is open.
 	sqlLockClaims = `
 select c.claim from unnest($2::bigint[]) k(claim) cross join lateral (
-    select c.claim from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1 for update
+    select c.claim from {{schema}}.claims c where c.worker_id = $1 and c.claim = k.claim limit 1 for no key update
 ) c`
 
 	// heldItems are those of the items ($2, $3) whose claim is there and holds
@@ -89,21 +90,25 @@ delete from {{schema}}.claims c where c.ctid = any(array(select d.ctid from unne
 
 // Settle records outcomes; see store.Consumer.
 func (c *consumer) Settle(ctx context.Context, outcomes []store.Outcome) ([]store.Settled, error) {
-	return c.s.settle(ctx, fmt.Sprintf("settle %d messages of queue %q", len(outcomes), c.queue), c.id, c.holdings, outcomes)
+	t := newSettlement(c.id, c.holdings, outcomes)
+	op := fmt.Sprintf("settle %d messages of queue %q", len(outcomes), c.queue)
+	return c.s.settle(ctx, op, t, c.queueKind == store.WorkflowQueue)
 }
 
-// settle records outcomes of one worker's leases. holdings may be nil: then
-// claims that have nothing left are found by asking.
-func (s *Store) settle(ctx context.Context, op string, worker int64, h *holdings, outcomes []store.Outcome) ([]store.Settled, error) {
-	t := newSettlement(worker, h, outcomes)
+// settle records outcomes of one worker's leases; flow says that they are of
+// runs.
+func (s *Store) settle(ctx context.Context, op string, t *settlement, flow bool) ([]store.Settled, error) {
 	if len(t.items) == 0 {
 		return t.results, nil
 	}
 	var err error
-	if t.plain != "" {
+	switch {
+	case flow && t.simple:
+		err = s.settleSimple(ctx, op, t)
+	case !flow && t.plain != "":
 		err = s.settlePlain(ctx, op, t)
-	} else {
-		err = s.settleMixed(ctx, op, t)
+	default:
+		err = s.settleMixed(ctx, op, t, flow || t.runs)
 	}
 	if err != nil {
 		return nil, err
@@ -113,7 +118,8 @@ func (s *Store) settle(ctx context.Context, op string, worker int64, h *holdings
 
 // settlement is one call of Settle.
 type settlement struct {
-	worker   int64
+	worker int64
+	// holdings may be nil: then claims that have nothing left are found by asking.
 	holdings *holdings
 	outcomes []store.Outcome
 	results  []store.Settled
@@ -124,6 +130,11 @@ type settlement struct {
 	// plain is OutcomeDone or OutcomeDelete if all items are, and bring nothing
 	// with them; else "".
 	plain store.OutcomeKind
+	// runs says that there are outcomes or parts of them that only runs have.
+	runs bool
+	// simple says that all items are OutcomeDone or OutcomeStep, and that they
+	// concern no other run and need no decision.
+	simple bool
 }
 
 // newSettlement answers what needs no database: what is badly formed, another
@@ -134,6 +145,7 @@ func newSettlement(worker int64, h *holdings, outcomes []store.Outcome) *settlem
 		results: make([]store.Settled, len(outcomes)),
 		items:   make([]int, 0, len(outcomes)),
 		claims:  make([]int64, 0, len(outcomes)),
+		simple:  true,
 	}
 	plain := true
 	seen := make(map[store.Lease]struct{}, len(outcomes))
@@ -151,10 +163,14 @@ func newSettlement(worker int64, h *holdings, outcomes []store.Outcome) *settlem
 			t.results[i].Err = store.ErrLeaseLost
 			continue
 		}
-		seen[o.Lease] = struct{}{}
+		if o.Kind != store.OutcomeStep {
+			seen[o.Lease] = struct{}{}
+		}
 		t.items = append(t.items, i)
 		t.claims = append(t.claims, o.Claim)
 		plain = plain && o.Kind == outcomes[t.items[0]].Kind && len(o.Enqueue) == 0 && len(o.Steps) == 0
+		t.runs = t.runs || ofRun(o)
+		t.simple = t.simple && simple(o)
 	}
 	if plain && len(t.items) > 0 {
 		switch kind := outcomes[t.items[0]].Kind; kind {
@@ -179,7 +195,6 @@ func (t *settlement) leases(items []int) []store.Lease {
 // settlePlain is the usual case in one round trip: everything is done.
 func (s *Store) settlePlain(ctx context.Context, op string, t *settlement) error {
 	leases := t.leases(t.items)
-	var empty []int64
 	b := s.batch()
 	b.add(sqlSettlePlan)
 	b.add(sqlLockClaims, t.worker, t.claims)
@@ -188,13 +203,7 @@ func (s *Store) settlePlain(ctx context.Context, op string, t *settlement) error
 		add = t.addDeleted
 	}
 	plain := add(b, t.items)
-	if t.holdings != nil {
-		if empty = t.holdings.emptied(leases); len(empty) > 0 {
-			b.add(sqlDropClaims, t.worker, empty)
-		}
-	} else {
-		b.add(sqlDropEmptyClaims, t.worker, t.claims)
-	}
+	empty := t.addDropClaims(b, leases)
 	if err := b.send(ctx, op); err != nil {
 		return err
 	}

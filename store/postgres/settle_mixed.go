@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -15,13 +16,16 @@ const (
 	sqlBegin  = `begin`
 	sqlCommit = `commit`
 
-	// sqlHeld says which items are held, and what is needed to decide about them.
+	// sqlHeld says which items are held, and what is needed to decide about
+	// them; sqlHeldRuns also what is known of them as runs.
 	sqlHeld = heldItems + `,
 message as (
     select m.id, m.attempts, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held))
 )
 select h.ord, m.attempts, q.max_attempts, q.name
 from held h join message m on m.id = h.id join {{schema}}.queues q on q.id = m.queue_id`
+
+	sqlQueueKinds = `select name, kind from {{schema}}.queues`
 
 	// sqlSettleDead archives held messages $3 as dead, with their errors $4.
 	sqlSettleDead = `
@@ -36,8 +40,9 @@ select g.id, g.enqueued_at, {{now}}, $2, g.queue_id, 'dead', g.attempts + 1, g.p
     {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2), g.payload
 from gone g join item i on i.id = g.id`
 
-	// sqlSettleWait moves held messages $3 to those that wait, for $4. Those
-	// with an error $5, which may be empty but not null, have failed.
+	// sqlSettleWait moves held messages $3 to those that wait, for $4, which is
+	// without limit where it is negative. Those with an error $5, which may be
+	// empty but not null, have failed.
 	sqlSettleWait = `
 with item as materialized (
     select i.id, i.delay_us, i.error from unnest($3::bigint[], $4::bigint[], $5::text[]) as i(id, delay_us, error)
@@ -47,7 +52,8 @@ gone as (
     returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
 )
 insert into {{schema}}.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload)
-select g.id, g.enqueued_at, {{now}} + i.delay_us * interval '1 microsecond', g.queue_id,
+select g.id, g.enqueued_at,
+    case when i.delay_us < 0 then 'infinity' else {{now}} + i.delay_us * interval '1 microsecond' end, g.queue_id,
     g.attempts + (i.error is not null)::int, g.priority, g.headers,
     case when i.error is null then g.errors
         else {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2) end, g.payload
@@ -59,10 +65,19 @@ update {{schema}}.messages m set attempts = m.attempts + 1, ready_at = {{now}},
     errors = {{schema}}.add_error(m.errors, m.attempts + 1, {{now}}, i.error, $2)
 from unnest($3::bigint[], $4::text[]) as i(id, error) where m.id = i.id`
 
-	sqlSettleDelete = `
-with gone as (delete from {{schema}}.messages m where m.id = any($1::bigint[])),
-steps as (delete from {{schema}}.steps where run_id = any($1::bigint[]))
-delete from {{schema}}.runs where run_id = any($1::bigint[])`
+	sqlSettleDelete = `delete from {{schema}}.messages m where m.id = any($1::bigint[])`
+
+	// sqlForget removes what only runs have.
+	sqlForget = `
+with steps as (delete from {{schema}}.steps where run_id = any($1::bigint[])),` + forgetRuns + `
+select`
+
+	// forgetRuns is for messages $1. Only what has a row in runs has signals and
+	// events.
+	forgetRuns = `
+runs as (delete from {{schema}}.runs where run_id = any($1::bigint[]) returning run_id),
+signals as (delete from {{schema}}.signals where run_id = any(array(select run_id from runs))),
+events as (delete from {{schema}}.events where run_id = any(array(select run_id from runs)))`
 
 	// sqlShrinkClaims takes messages that may come back out of their claims, so
 	// that an old lease does not hold them again.
@@ -86,12 +101,13 @@ delete from {{schema}}.claims c where c.ctid = any(array(select d.ctid from unne
 type mixed struct {
 	*settlement
 	s    *Store
-	left []int // the items whose lease is over
-	back bool  // whether messages are ready again
+	runs *runParts // nil where there are only jobs
+	left []int     // the items whose lease is over
+	back bool      // whether messages are ready again
 
 	done []int
 	dead failures
-	// wait and again are retries and snoozes.
+	// wait and again are retries and snoozes, and runs that wait.
 	wait   waits
 	again  failures
 	remove []int64
@@ -99,7 +115,6 @@ type mixed struct {
 	gone     []int64
 	goneFrom []int64
 	enqueue  []store.NewMessage
-	steps    stepRows
 	queues   []string // to notify of
 }
 
@@ -125,15 +140,17 @@ func (w *waits) add(id int64, delay int64, text *string) {
 	w.errors = append(w.errors, text)
 }
 
-// held is what is known of an item's message.
+// held is what is known of an item's message, and of its run.
 type held struct {
 	attempts, maxAttempts int
 	queue                 string
+	run                   runFlags
 }
 
 // settleMixed settles outcomes of every kind in one transaction of two round
-// trips: the first locks and looks, the second writes.
-func (s *Store) settleMixed(ctx context.Context, op string, t *settlement) error {
+// trips: the first locks and looks, the second writes. flow says that they are
+// of runs.
+func (s *Store) settleMixed(ctx context.Context, op string, t *settlement, flow bool) error {
 	call, cancel := s.limited(ctx)
 	defer cancel()
 	conn, err := s.pool.Acquire(call)
@@ -142,6 +159,9 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement) error
 	}
 	defer conn.Release() // closes it if the transaction is still open
 	m := &mixed{settlement: t, s: s}
+	if flow {
+		m.runs = newRunParts(t)
+	}
 	found, there, err := m.look(call, conn)
 	if err != nil {
 		return s.fail(ctx, op, err)
@@ -151,11 +171,14 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement) error
 		h, ok := found[k]
 		if !ok {
 			results[i].Err = store.ErrLeaseLost
-			m.left = append(m.left, i)
+			if t.outcomes[i].Kind != store.OutcomeStep {
+				m.left = append(m.left, i)
+			}
 			continue
 		}
 		results[i] = m.decide(i, h, there)
 	}
+	m.decideWaits(results)
 	empty, err := m.write(call, conn)
 	if err != nil {
 		return s.fail(ctx, op, err)
@@ -172,59 +195,110 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement) error
 }
 
 // look locks what the settlement needs, and returns what it found of the items
-// by their position, and the names of all queues if there are follow-ups.
-func (m *mixed) look(ctx context.Context, conn *pgxpool.Conn) (map[int]held, []string, error) {
-	claims, ids := make([]int64, len(m.items)), make([]int64, len(m.items))
-	var queues []string
-	for k, i := range m.items {
-		claims[k], ids[k] = m.outcomes[i].Claim, m.outcomes[i].ID
-		for _, n := range m.outcomes[i].Enqueue {
-			queues = append(queues, n.Queue)
-		}
-	}
-	slices.Sort(queues)
-	queues = slices.Compact(queues)
-
+// by their position, and all queues if there are follow-ups.
+func (m *mixed) look(ctx context.Context, conn *pgxpool.Conn) (map[int]held, map[string]store.QueueKind, error) {
+	queues := m.targets()
 	found := make(map[int]held, len(m.items))
-	var there []string
+	there := map[string]store.QueueKind{}
 	b := m.s.batch()
 	b.add(sqlBegin)
 	b.add(sqlLimits, m.s.limits()...)
 	b.add(sqlSettlePlan)
 	if len(queues) > 0 {
 		b.add(sqlEnqueueLock, m.s.enqueueLock, lockKeys(queues))
-		b.add(sqlQueueNames).Query(func(r pgx.Rows) (err error) {
-			there, err = pgx.CollectRows(r, pgx.RowTo[string])
+		b.add(sqlQueueKinds).Query(func(r pgx.Rows) error {
+			var name string
+			var kind store.QueueKind
+			_, err := pgx.ForEachRow(r, []any{&name, &kind}, func() error {
+				there[name] = kind
+				return nil
+			})
 			return err
 		})
 	}
 	b.add(sqlLockClaims, m.worker, m.claims)
-	b.add(sqlHeld, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
-		var ord int
-		var h held
-		_, err := pgx.ForEachRow(r, []any{&ord, &h.attempts, &h.maxAttempts, &h.queue}, func() error {
-			found[ord-1] = h
-			return nil
+	if m.runs != nil {
+		m.lookAtRuns(b, found)
+	} else {
+		claims, ids := m.ofLeases(m.items)
+		b.add(sqlHeld, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
+			var ord int
+			var h held
+			_, err := pgx.ForEachRow(r, []any{&ord, &h.attempts, &h.maxAttempts, &h.queue}, func() error {
+				found[ord-1] = h
+				return nil
+			})
+			return err
 		})
-		return err
-	})
+	}
 	return found, there, conn.SendBatch(ctx, &b.b).Close()
 }
 
-// decide sorts in one held item.
-func (m *mixed) decide(i int, h held, there []string) store.Settled {
-	o := &m.outcomes[i]
-	for _, n := range o.Enqueue {
-		if !slices.Contains(there, n.Queue) {
-			return store.Settled{Err: fmt.Errorf("follow-up message: %w", &store.UnknownQueueError{Queue: n.Queue, Near: store.NearNames(n.Queue, there)})}
+// targets are the queues that messages go to, sorted.
+func (m *mixed) targets() []string {
+	var queues []string
+	for _, i := range m.items {
+		for _, n := range m.outcomes[i].Enqueue {
+			queues = append(queues, n.Queue)
 		}
 	}
+	if m.runs != nil {
+		queues = append(queues, m.runs.workflows...)
+	}
+	slices.Sort(queues)
+	return slices.Compact(queues)
+}
+
+// unknownTarget is the error for a queue that is not there.
+func unknownTarget(name string, there map[string]store.QueueKind) error {
+	return &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, slices.Collect(maps.Keys(there)))}
+}
+
+// decide sorts in one held item.
+func (m *mixed) decide(i int, h held, there map[string]store.QueueKind) store.Settled {
+	o := &m.outcomes[i]
+	kind := o.Kind
+	if h.run.cancelling && kind != store.OutcomeStep && kind != store.OutcomeRelease {
+		kind = store.OutcomeCancel
+	}
+	if kind != store.OutcomeCancel {
+		for _, n := range o.Enqueue {
+			if _, known := there[n.Queue]; !known {
+				return store.Settled{Err: fmt.Errorf("follow-up message: %w", unknownTarget(n.Queue, there))}
+			}
+		}
+	}
+	if m.runs != nil {
+		if err := m.runs.check(i, h, there); err != nil {
+			return store.Settled{Err: err}
+		}
+		m.recordSteps(i, h)
+	}
+	if kind != store.OutcomeCancel {
+		m.enqueue = append(m.enqueue, o.Enqueue...)
+	}
+	if kind == store.OutcomeStep {
+		return store.Settled{State: store.Leased, Halt: haltOf(h.run.cancelling, h.run.paused)}
+	}
 	m.left = append(m.left, i)
-	m.enqueue = append(m.enqueue, o.Enqueue...)
-	m.steps.add(o.ID, o.Steps)
-	state := m.place(i, o, h)
-	if state == store.Done || state == "" {
-		return store.Settled{State: state}
+	if kind == store.OutcomeWait {
+		m.runs.waiting = append(m.runs.waiting, waitingRun{i, h})
+		return store.Settled{} // see decideWaits
+	}
+	state := m.place(i, kind, h)
+	m.placed(i, state, h)
+	return store.Settled{State: state}
+}
+
+// placed notes what follows from a message's new state.
+func (m *mixed) placed(i int, state store.State, h held) {
+	o := &m.outcomes[i]
+	if m.runs != nil && h.run.parent != 0 && state != store.Delayed && state != store.Ready {
+		m.runs.end(o.ID, h.run.parent)
+	}
+	switch state {
+	case store.Done, store.Cancelled, "":
+		return
 	}
 	m.gone = append(m.gone, o.ID)
 	m.goneFrom = append(m.goneFrom, o.Claim)
@@ -232,13 +306,13 @@ func (m *mixed) decide(i int, h held, there []string) store.Settled {
 	if state != store.Dead && !slices.Contains(m.queues, h.queue) {
 		m.queues = append(m.queues, h.queue)
 	}
-	return store.Settled{State: state}
 }
 
 // place sorts in an outcome by its kind and returns the message's new state.
-func (m *mixed) place(i int, o *store.Outcome, h held) store.State {
+func (m *mixed) place(i int, kind store.OutcomeKind, h held) store.State {
+	o := &m.outcomes[i]
 	delay := micros(o.Delay)
-	switch o.Kind {
+	switch kind {
 	case store.OutcomeDone:
 		m.done = append(m.done, i)
 		return store.Done
@@ -266,6 +340,9 @@ func (m *mixed) place(i int, o *store.Outcome, h held) store.State {
 	case store.OutcomeDelete:
 		m.remove = append(m.remove, o.ID)
 		return ""
+	case store.OutcomeCancel:
+		m.runs.cancelled = append(m.runs.cancelled, o.ID)
+		return store.Cancelled
 	default: // OutcomeRelease
 		return store.Ready
 	}
@@ -275,7 +352,11 @@ func (m *mixed) place(i int, o *store.Outcome, h held) store.State {
 func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) {
 	b := m.s.batch()
 	now := m.s.now()
-	m.steps.queue(b, now)
+	if m.runs != nil {
+		if err := m.runs.write(b, now); err != nil {
+			return nil, err
+		}
+	}
 	if len(m.done) > 0 {
 		m.addDone(b, m.done)
 	}
@@ -291,12 +372,24 @@ func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) 
 	if len(m.remove) > 0 {
 		b.add(sqlSettleDelete, m.remove)
 	}
+	if m.runs != nil {
+		m.runs.writeEnds(b, now, m.worker, m.wait.ids)
+	}
+	if len(m.remove) > 0 {
+		b.add(sqlForget, m.remove)
+	}
 	if err := m.addFollowUps(b); err != nil {
 		return nil, err
 	}
 	empty := m.addClaims(b)
 	b.add(sqlCommit)
-	return empty, conn.SendBatch(ctx, &b.b).Close()
+	if err := conn.SendBatch(ctx, &b.b).Close(); err != nil {
+		return nil, err
+	}
+	if m.runs != nil {
+		m.queues = append(m.queues, m.runs.woken...)
+	}
+	return empty, nil
 }
 
 func (m *mixed) addFollowUps(b *batch) error {

@@ -16,7 +16,7 @@ insert into {{schema}}.workers (name, kind, queue_id, state, slot, info, started
 select $2, $3, q.id, 'ready', $5, $6::json, {{now}}, {{now}}
 from (select 1) one left join {{schema}}.queues q on q.name = $4
 where $4 = '' or q.id is not null
-returning id, coalesce(queue_id, 0)`
+returning id, coalesce(queue_id, 0), coalesce((select q.kind from {{schema}}.queues q where q.name = $4), '')`
 
 	sqlWorkerState = `select state from {{schema}}.workers where id = $1`
 
@@ -29,6 +29,7 @@ type worker struct {
 	s         *Store
 	id        int64
 	queueID   int32 // 0 if it is no consumer
+	queueKind store.QueueKind
 	ephemeral bool
 }
 
@@ -45,7 +46,7 @@ func (s *Store) register(ctx context.Context, op string, kind store.WorkerKind, 
 	w := worker{s: s, ephemeral: opts.Name == ""}
 	args := []any{s.now(), opts.Name, kind, queue, opts.Slot, info}
 	found, err := rows(ctx, s, op, sqlWorkerInsert, args, func(r pgx.CollectableRow) (worker, error) {
-		err := r.Scan(&w.id, &w.queueID)
+		err := r.Scan(&w.id, &w.queueID, &w.queueKind)
 		return w, err
 	})
 	if err != nil {

@@ -34,7 +34,8 @@ marked as (
 )
 select exists (select from held)`
 
-	sqlRunPlace = `
+	// sqlMessagePlace says where a message is.
+	sqlMessagePlace = `
 select case
     when exists (select from {{schema}}.archive where id = $1) then 'archived'
     when exists (select from {{schema}}.messages where id = $1)
@@ -89,7 +90,7 @@ func (w *workflow) settle(ctx context.Context, op string, o store.Outcome) error
 	if known, ok := w.s.holding.Load(o.Worker); ok {
 		h = known.(*holdings)
 	}
-	settled, err := w.s.settle(ctx, op, o.Worker, h, []store.Outcome{o})
+	settled, err := w.s.settle(ctx, op, newSettlement(o.Worker, h, []store.Outcome{o}), true)
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (w *workflow) settle(ctx context.Context, op string, o store.Outcome) error
 // refused says why a lease does not hold the run.
 func (w *workflow) refused(ctx context.Context, op string) error {
 	var place string
-	if err := w.s.row(ctx, op, sqlRunPlace, []any{w.id}, &place); err != nil {
+	if err := w.s.row(ctx, op, sqlMessagePlace, []any{w.id}, &place); err != nil {
 		return err
 	}
 	switch place {

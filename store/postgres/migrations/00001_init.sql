@@ -118,30 +118,74 @@ create table {{schema}}.leader (
     expires_at timestamptz not null
 ) with (fillfactor = 50);
 
--- What only some runs of a workflow have: a key, a beginning.
+-- What only some runs of a workflow have: those with a key, and those that
+-- something is recorded of, or has come to. Whoever wakes a run, or lets it
+-- wait, locks its row here first.
 create table {{schema}}.runs (
     run_id     bigint primary key,
     queue_id   int not null,
     key        text collate "C",
     input_hash bytea,
-    begun_at   timestamptz
-);
+    begun_at   timestamptz,
+    version    text, -- of the handler that began it
+    news       bigint not null default 0, -- what has come to it so far
+    cancelling boolean not null default false,
+    paused     boolean not null default false,
+    -- What it waits for while it is delayed. Null: it did not suspend itself,
+    -- and nothing but the time wakes it.
+    wait_kind  text,
+    wait_for   text,
+    -- The step that started it.
+    parent_id         bigint,
+    parent_name       text collate "C",
+    parent_occurrence bigint
+) with (fillfactor = 80);
 
 create unique index runs_key on {{schema}}.runs (queue_id, key) where key is not null;
+create index runs_parent on {{schema}}.runs (parent_id) where parent_id is not null;
 
 create table {{schema}}.steps (
     run_id      bigint not null,
     seq         bigint generated always as identity, -- the order of recording
     occurrence  bigint not null,
     tries       int not null,
+    position    int not null default 0, -- within the step's branch
+    kind        text not null default 'step',
     name        text collate "C" not null,
     state       text not null,
     output      json,
     error       text,
+    topic       text,
+    child_id    bigint, -- the run that it started
+    due_at      timestamptz, -- of a waiting step; null is never
     started_at  timestamptz not null,
     finished_at timestamptz,
     primary key (run_id, name, occurrence)
 ) with (fillfactor = 80);
+
+-- Messages to runs. A run that has one has a row in runs.
+create table {{schema}}.signals (
+    id               bigint generated always as identity primary key,
+    run_id           bigint not null,
+    sent_at          timestamptz not null,
+    topic            text not null,
+    key              text collate "C",
+    payload          json not null,
+    taken_name       text collate "C", -- the step that received it
+    taken_occurrence bigint
+);
+
+create index signals_run on {{schema}}.signals (run_id, id);
+create unique index signals_key on {{schema}}.signals (run_id, key) where key is not null;
+
+-- What runs have published. A run that has one has a row in runs.
+create table {{schema}}.events (
+    run_id bigint not null,
+    set_at timestamptz not null,
+    name   text collate "C" not null,
+    value  json not null,
+    primary key (run_id, name)
+);
 
 -- Appends to a message's errors and keeps the newest twenty.
 create function {{schema}}.add_error(errors jsonb, attempt int, at timestamptz, error text, worker bigint)
@@ -150,3 +194,162 @@ returns jsonb language sql stable parallel safe as $$
         || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
             'attempt', attempt, 'at', at, 'error', error, 'worker', worker)))
 $$;
+
+-- Something has come to a run: it is ready if it waits, but for a time that it
+-- did not ask for itself. Returns the name of its queue if it was woken.
+create function {{schema}}.wake_run(run bigint, at timestamptz)
+returns text language plpgsql as $fn$
+#variable_conflict use_column
+declare
+    r     {{schema}}.runs;
+    woken text;
+begin
+    update {{schema}}.runs u set news = u.news + 1 where u.run_id = wake_run.run returning u.* into r;
+    if not found or r.paused or r.wait_kind is null then
+        return null;
+    end if;
+    with back as (
+        delete from {{schema}}.delayed d where d.id = wake_run.run
+        returning d.id, d.enqueued_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
+    ),
+    ready as (
+        insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
+        select b.id, b.enqueued_at, wake_run.at, b.queue_id, b.attempts, b.priority, b.headers, b.errors, b.payload from back b
+    )
+    select (select q.name from {{schema}}.queues q where q.id = b.queue_id) into woken from back b;
+    return woken;
+end $fn$;
+
+-- Leaves a signal for a run, unless it has one of this key, and wakes it.
+-- signal is null if the run is not there or has ended.
+create function {{schema}}.signal_run(run bigint, topic text, payload json, key text, at timestamptz,
+    out signal bigint, out created boolean, out woken text)
+language plpgsql as $fn$
+#variable_conflict use_column
+begin
+    created := false;
+    -- This takes the lock also where the row is there.
+    insert into {{schema}}.runs as r (run_id, queue_id)
+    select w.id, w.queue_id from (
+        select d.id, d.queue_id from {{schema}}.delayed d where d.id = signal_run.run
+        union all
+        select m.id, m.queue_id from {{schema}}.messages m where m.id = signal_run.run
+    ) w where exists (select from {{schema}}.queues q where q.id = w.queue_id and q.kind = 'workflow')
+    on conflict (run_id) do update set news = r.news where false;
+    perform from {{schema}}.runs r where r.run_id = signal_run.run for update;
+    if not found then
+        return;
+    end if;
+    -- While the lock is held a run goes from delayed to messages, but not back.
+    perform from {{schema}}.delayed d where d.id = signal_run.run;
+    if not found then
+        perform from {{schema}}.messages m where m.id = signal_run.run;
+        if not found then
+            return;
+        end if;
+    end if;
+    insert into {{schema}}.signals (run_id, sent_at, topic, key, payload)
+    values (signal_run.run, signal_run.at, signal_run.topic, nullif(signal_run.key, ''), signal_run.payload)
+    on conflict (run_id, key) where key is not null do nothing
+    returning id into signal;
+    created := found;
+    if created then
+        woken := {{schema}}.wake_run(signal_run.run, signal_run.at);
+    else
+        select g.id into signal from {{schema}}.signals g where g.run_id = signal_run.run and g.key = signal_run.key;
+    end if;
+end $fn$;
+
+-- Records the end of runs in the steps that started them, and wakes their
+-- parents, whose rows of runs are locked. Those that have not ended are left
+-- out. Returns the queues of those that were woken.
+create function {{schema}}.end_children(ids bigint[], at timestamptz)
+returns setof text language plpgsql as $fn$
+declare
+    c     record;
+    ended {{schema}}.archive;
+    woken text;
+begin
+    for c in
+        select r.* from unnest(end_children.ids) i(id) cross join lateral (
+            select r.run_id, r.parent_id, r.parent_name, r.parent_occurrence from {{schema}}.runs r where r.run_id = i.id offset 0
+        ) r where r.parent_id is not null
+    loop
+        select a.* into ended from {{schema}}.archive a where a.id = c.run_id;
+        continue when not found and (exists (select from {{schema}}.delayed d where d.id = c.run_id)
+            or exists (select from {{schema}}.messages m where m.id = c.run_id));
+        update {{schema}}.steps s
+        set state = case when ended.state = 'done' then 'succeeded' else 'failed' end,
+            output = case when ended.state = 'done' then ended.output end,
+            error = case ended.state
+                when 'done' then null
+                when 'cancelled' then format('run %s was cancelled', c.run_id)
+                when 'dead' then coalesce(ended.errors -> -1 ->> 'error', format('run %s failed', c.run_id))
+                else format('run %s was deleted', c.run_id) end,
+            finished_at = end_children.at
+        where s.run_id = c.parent_id and s.name = c.parent_name and s.occurrence = c.parent_occurrence
+            and s.child_id = c.run_id and s.state = 'waiting';
+        if found then
+            woken := {{schema}}.wake_run(c.parent_id, end_children.at);
+            if woken is not null then
+                return next woken;
+            end if;
+        end if;
+    end loop;
+end $fn$;
+
+-- For applications: leaves a signal for a run and wakes it, within the caller's
+-- transaction. Of signals to one run with the same key the first is kept.
+-- Returns the signal's id. A run that is not there or has ended is an error,
+-- PQ003.
+create function {{schema}}.send_signal(run bigint, topic text, payload json, key text default null)
+returns bigint language plpgsql as $fn$
+declare
+    sent record;
+begin
+    if coalesce(send_signal.topic, '') = '' or length(send_signal.topic) > 256 then
+        raise exception 'send a signal to run %: the topic must be 1 to 256 characters long', send_signal.run using errcode = '22023';
+    end if;
+    select s.* into sent from {{schema}}.signal_run(send_signal.run, send_signal.topic,
+        coalesce(send_signal.payload, 'null'), send_signal.key, statement_timestamp()) s;
+    if sent.signal is null then
+        raise exception 'send signal % to run %: there is no such run, or it has ended', send_signal.topic, send_signal.run
+            using errcode = 'PQ003';
+    end if;
+    if sent.woken is not null then
+        perform pg_notify('{{channel}}', sent.woken);
+    end if;
+    return sent.signal;
+end $fn$;
+
+-- For handlers: records a step of a run as succeeded within the caller's
+-- transaction, so that the step and the caller's writes are there together or
+-- not at all. (worker, claim) is the lease that the run is held under: without
+-- it the call is an error, PQ001; for a step that is recorded already, PQ002.
+-- Until the transaction ends the lease can be renewed, and does not run out.
+create function {{schema}}.complete_step(run bigint, worker bigint, claim bigint,
+    name text, occurrence bigint, "position" int, output json default null)
+returns void language plpgsql as $fn$
+#variable_conflict use_column
+begin
+    perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
+        and complete_step.run = any(c.ids) for key share;
+    if found then
+        perform from {{schema}}.messages m where m.id = complete_step.run for key share;
+    end if;
+    if not found then
+        raise exception 'complete step %[%] of run %: worker % does not hold the run under claim %',
+            complete_step.name, complete_step.occurrence, complete_step.run, complete_step.worker, complete_step.claim
+            using errcode = 'PQ001', hint = 'Roll back: the run is somebody else''s now, who executes the step again.';
+    end if;
+    insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at)
+    values (complete_step.run, complete_step.occurrence, 1, complete_step.position, 'step', complete_step.name, 'succeeded',
+        complete_step.output, transaction_timestamp(), clock_timestamp())
+    on conflict (run_id, name, occurrence) do update set state = 'succeeded', output = excluded.output, error = null,
+        due_at = null, finished_at = excluded.finished_at
+        where s.state in ('running', 'waiting');
+    if not found then
+        raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run
+            using errcode = 'PQ002', hint = 'Roll back: its effects are in the database, and its result is the recorded one.';
+    end if;
+end $fn$;

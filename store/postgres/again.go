@@ -1,0 +1,123 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	sqlLockRun = `select run_id from {{schema}}.runs where run_id = $1 for no key update`
+
+	// sqlRunRetry puts a failed run back without its failed steps. Its queue's
+	// enqueue lock is held.
+	sqlRunRetry = `
+with back as (
+    delete from {{schema}}.archive a where a.id = $2 and a.state = 'dead'
+    returning a.id, a.enqueued_at, a.queue_id, a.priority, a.headers, a.errors, a.payload
+),
+ready as (
+    insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
+    select b.id, b.enqueued_at, {{now}}, b.queue_id, 0, b.priority, b.headers, b.errors, b.payload from back b
+),
+forgotten as (
+    delete from {{schema}}.steps s where s.run_id = any(array(select id from back)) and s.state = 'failed'
+),
+run as (
+    update {{schema}}.runs r set cancelling = false, paused = false, wait_kind = null, wait_for = null
+    where r.run_id = any(array(select id from back))
+)
+select id from back`
+
+	// sqlRunFork starts a run with the input of run $2 and its results before
+	// the step ($3, $4); '' is before all. None without that step. The queue's
+	// enqueue lock is held.
+	sqlRunFork = `
+with source as materialized (
+    select d.queue_id, d.priority, d.headers, d.payload from {{schema}}.delayed d where d.id = $2
+    union all
+    select m.queue_id, m.priority, m.headers, m.payload from {{schema}}.messages m where m.id = $2
+    union all
+    select a.queue_id, a.priority, a.headers, a.payload from {{schema}}.archive a where a.id = $2
+    limit 1
+),
+stop as materialized (
+    select s.seq from {{schema}}.steps s where s.run_id = $2 and s.name = $3 and s.occurrence = $4
+),
+new as materialized (
+    select nextval('{{schema}}.message_ids') as id, s.* from source s where $3 = '' or exists (select from stop)
+),
+ready as (
+    insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, payload)
+    select n.id, {{now}}, {{now}}, n.queue_id, 0, n.priority, n.headers, n.payload from new n
+),
+run as (
+    insert into {{schema}}.runs (run_id, queue_id) select n.id, n.queue_id from new n where $3 <> ''
+),
+kept as (
+    insert into {{schema}}.steps (run_id, kind, position, name, occurrence, state, tries, output, error, topic, child_id, started_at, finished_at)
+    select n.id, s.kind, s.position, s.name, s.occurrence, s.state, s.tries, s.output, s.error, s.topic, s.child_id, s.started_at, s.finished_at
+    from new n, {{schema}}.steps s
+    where s.run_id = $2 and s.seq < (select seq from stop) and s.state in ('succeeded', 'failed') order by s.seq
+)
+select id from new`
+)
+
+// Retry carries a failed run on.
+func (t workflows) Retry(ctx context.Context, id int64) error {
+	op := fmt.Sprintf("retry run %d", id)
+	p, err := t.s.runPlace(ctx, op, id)
+	if err != nil {
+		return err
+	}
+	var back []int64
+	if p.state == store.Dead {
+		b := t.s.batch()
+		b.add(sqlEnqueueLock, t.s.enqueueLock, lockKeys([]string{p.queue}))
+		b.add(sqlLockRun, id)
+		b.add(sqlRunRetry, t.s.now(), id).Query(func(r pgx.Rows) (err error) {
+			back, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+		if err := b.send(ctx, op); err != nil {
+			return err
+		}
+	}
+	if len(back) == 0 {
+		return t.s.fail(ctx, op, fmt.Errorf("it has not failed, it is %s: %w", p.status(), store.ErrInvalid))
+	}
+	t.s.notifier.add(p.queue)
+	return nil
+}
+
+// Fork starts a run from the recorded steps of another one.
+func (t workflows) Fork(ctx context.Context, id int64, from store.StepKey) (int64, error) {
+	op := fmt.Sprintf("fork run %d", id)
+	if from.Name != "" {
+		if err := store.ValidateStepKey(from); err != nil {
+			return 0, fmt.Errorf("%s: %w", op, err)
+		}
+	}
+	p, err := t.s.runPlace(ctx, op, id)
+	if err != nil {
+		return 0, err
+	}
+	var made []int64
+	b := t.s.batch()
+	b.add(sqlEnqueueLock, t.s.enqueueLock, lockKeys([]string{p.queue}))
+	b.add(sqlRunFork, t.s.now(), id, from.Name, from.Occurrence).Query(func(r pgx.Rows) (err error) {
+		made, err = pgx.CollectRows(r, pgx.RowTo[int64])
+		return err
+	})
+	if err := b.send(ctx, op); err != nil {
+		return 0, err
+	}
+	if len(made) > 0 {
+		t.s.notifier.add(p.queue)
+		return made[0], nil
+	}
+	return 0, t.s.fail(ctx, op, fmt.Errorf("it has no step %s[%d]: %w", from.Name, from.Occurrence, store.ErrInvalid))
+}

@@ -1,0 +1,267 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	sqlSignalRun = `select s.signal, s.created, s.woken from {{schema}}.signal_run($2, $3, $4::text::json, $5, {{now}}) s`
+
+	// sqlRunPlace says where a run is; queue is its queue's id.
+	sqlRunPlace = `
+select p.state, p.queue_id, q.name, coalesce(r.cancelling, false), coalesce(r.paused, false)
+from (
+    select case when exists (select from {{schema}}.claims c where c.queue_id = m.queue_id and m.id = any(c.ids))
+        then 'leased' else 'ready' end as state, m.queue_id
+    from {{schema}}.messages m where m.id = $1
+    union all
+    select 'delayed', d.queue_id from {{schema}}.delayed d where d.id = $1
+    union all
+    select a.state::text, a.queue_id from {{schema}}.archive a where a.id = $1
+) p join {{schema}}.queues q on q.id = p.queue_id left join {{schema}}.runs r on r.run_id = $1
+where q.kind = 'workflow'`
+
+	// sqlLockHolder waits for whoever settles the run $2 of queue $1, so that
+	// what is written of it then is seen by the next who does.
+	sqlLockHolder = `
+select c.worker_id from {{schema}}.claims c where c.queue_id = $1 and $2 = any(c.ids)
+order by c.worker_id, c.claim for no key update`
+
+	sqlLockParent = `
+select p.run_id from {{schema}}.runs p where p.run_id = (select r.parent_id from {{schema}}.runs r where r.run_id = $1) for no key update`
+
+	// openRun is the run $1, if it has not ended.
+	openRun = `(
+        select d.id, d.queue_id from {{schema}}.delayed d where d.id = $1
+        union all
+        select m.id, m.queue_id from {{schema}}.messages m where m.id = $1
+    ) w`
+
+	sqlRunCancelling = `
+insert into {{schema}}.runs (run_id, queue_id, cancelling) select w.id, w.queue_id, true from ` + openRun + `
+on conflict (run_id) do update set cancelling = true`
+
+	// sqlRunCancel archives a run that nobody has. Its queue's claim lock is held.
+	sqlRunCancel = takeUnleased + `
+insert into {{schema}}.archive
+    (id, enqueued_at, finished_at, queue_id, state, attempts, priority, headers, errors, payload)
+select g.id, g.enqueued_at, coalesce($3::timestamptz, statement_timestamp()), g.queue_id, 'cancelled', g.attempts, g.priority,
+    g.headers, g.errors, g.payload
+from gone g`
+
+	sqlRunChildren = `select run_id from {{schema}}.runs where parent_id = $1 order by run_id`
+
+	sqlRunPause = `
+insert into {{schema}}.runs (run_id, queue_id, paused) select w.id, w.queue_id, true from ` + openRun + `
+on conflict (run_id) do update set paused = true`
+
+	// sqlRunHold lets a run that nobody has wait without limit.
+	sqlRunHold = `
+with held as (
+    update {{schema}}.delayed d set due_at = 'infinity' where d.id = $1 and d.due_at < 'infinity'
+),
+ready as (
+    delete from {{schema}}.messages m where m.id = $1
+        and m.id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $2)
+    returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
+)
+insert into {{schema}}.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload)
+select id, enqueued_at, 'infinity', queue_id, attempts, priority, headers, errors, payload from ready`
+
+	sqlRunResume = `
+update {{schema}}.runs set paused = false, news = news + 1 where run_id = $1 and paused returning run_id`
+
+	// sqlRunReady makes a run ready that waits. It has just been resumed if it is
+	// among those that wait without limit and is not paused.
+	sqlRunReady = `
+with back as (
+    delete from {{schema}}.delayed d where d.id = $2
+    returning d.id, d.enqueued_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
+)
+insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
+select id, enqueued_at, {{now}}, queue_id, attempts, priority, headers, errors, payload from back`
+
+	sqlSignalList = `select ` + signalColumns + ` from {{schema}}.signals g where g.run_id = $1 order by g.id`
+	sqlEventList  = `select e.name, e.value, e.set_at from {{schema}}.events e where e.run_id = $1 order by e.name`
+)
+
+// runPlace is where a run is.
+type runPlace struct {
+	state              store.State
+	queueID            int32
+	queue              string
+	cancelling, paused bool
+}
+
+func (p runPlace) status() store.RunStatus { return statusOf(p.state, p.cancelling, p.paused) }
+
+// runPlace finds a run; ErrNotFound if the id is no run's.
+func (s *Store) runPlace(ctx context.Context, op string, id int64) (runPlace, error) {
+	var p runPlace
+	err := s.row(ctx, op, sqlRunPlace, []any{id}, &p.state, &p.queueID, &p.queue, &p.cancelling, &p.paused)
+	return p, err
+}
+
+// openRun is runPlace of a run that has not ended; ErrTerminal if it has.
+func (s *Store) openRun(ctx context.Context, op string, id int64) (runPlace, error) {
+	p, err := s.runPlace(ctx, op, id)
+	if err == nil && p.state.Archived() {
+		err = s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+	}
+	return p, err
+}
+
+// Send leaves a signal for a run and wakes it.
+func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, error) {
+	op := fmt.Sprintf("send signal %q to run %d", sig.Topic, sig.Run)
+	if err := store.ValidateSignal(sig); err != nil {
+		return 0, false, fmt.Errorf("%s: %w", op, err)
+	}
+	var id *int64
+	var created bool
+	var woken *string
+	args := []any{t.s.now(), sig.Run, sig.Topic, orNull(sig.Payload), sig.Key}
+	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken); err != nil {
+		return 0, false, err
+	}
+	if id == nil {
+		_, err := t.s.openRun(ctx, op, sig.Run)
+		if err == nil { // it was there a moment ago, or is only now
+			err = t.s.fail(ctx, op, store.ErrTerminal)
+		}
+		return 0, false, err
+	}
+	if woken != nil {
+		t.s.notifier.add(*woken)
+	}
+	return *id, created, nil
+}
+
+// Cancel ends a run, and with descend those that it started. The run itself
+// comes first: it starts no more of them then.
+func (t workflows) Cancel(ctx context.Context, id int64, descend bool) (store.RunStatus, error) {
+	status, err := t.cancel(ctx, id)
+	if err != nil || !descend {
+		return status, err
+	}
+	op := fmt.Sprintf("cancel the runs that run %d started", id)
+	children, err := rows(ctx, t.s, op, sqlRunChildren, []any{id}, pgx.RowTo[int64])
+	for _, child := range children {
+		// One that has ended or is gone is what was wanted.
+		if _, cerr := t.Cancel(ctx, child, true); !errors.Is(cerr, store.ErrTerminal) && !errors.Is(cerr, store.ErrNotFound) {
+			err = errors.Join(err, cerr)
+		}
+	}
+	return status, err
+}
+
+func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error) {
+	op := fmt.Sprintf("cancel run %d", id)
+	for range removeTries {
+		p, err := t.s.runPlace(ctx, op, id)
+		switch {
+		case err != nil:
+			return "", err
+		case p.state == store.Cancelled, p.state == store.Leased && p.cancelling:
+			return p.status(), nil
+		case p.state.Archived():
+			return "", t.s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+		}
+		var woken []string
+		b := t.s.batch()
+		b.add(sqlLockLimit, milliseconds(reclaimWait))
+		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
+		b.add(sqlLockHolder, p.queueID, id)
+		b.add(sqlLockParent, id)
+		b.add(sqlRunCancelling, id)
+		b.add(sqlRunCancel, []int64{id}, []int32{p.queueID}, t.s.now())
+		b.addEndChildren([]int64{id}, &woken)
+		if err := b.send(ctx, op); err != nil {
+			return "", err
+		}
+		t.s.notifier.add(woken...)
+		// It may have become due, or been leased, meanwhile.
+	}
+	return "", t.s.fail(ctx, op, t.s.unavailable(errors.New("it moves all the time")))
+}
+
+// Pause keeps a run from carrying on.
+func (t workflows) Pause(ctx context.Context, id int64) error {
+	op := fmt.Sprintf("pause run %d", id)
+	for range removeTries {
+		p, err := t.s.openRun(ctx, op, id)
+		if err != nil {
+			return err
+		}
+		if p.paused && p.state != store.Ready {
+			return nil
+		}
+		b := t.s.batch()
+		b.add(sqlLockLimit, milliseconds(reclaimWait))
+		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
+		b.add(sqlRunPause, id)
+		b.add(sqlRunHold, id, p.queueID)
+		if err := b.send(ctx, op); err != nil {
+			return err
+		}
+		// It may have become due meanwhile.
+	}
+	return t.s.fail(ctx, op, t.s.unavailable(errors.New("it moves all the time")))
+}
+
+// Resume lets a paused run carry on.
+func (t workflows) Resume(ctx context.Context, id int64) error {
+	op := fmt.Sprintf("resume run %d", id)
+	p, err := t.s.openRun(ctx, op, id)
+	if err != nil {
+		return err
+	}
+	err = t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+		var resumed []int64
+		b.add(sqlRunResume, id).Query(func(r pgx.Rows) (err error) {
+			resumed, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+		if err := b.sendIn(ctx, tx); err != nil || len(resumed) == 0 {
+			return err
+		}
+		b = t.s.batch()
+		b.add(sqlRunReady, t.s.now(), id)
+		return b.sendIn(ctx, tx)
+	})
+	if err == nil {
+		t.s.notifier.add(p.queue)
+	}
+	return err
+}
+
+// Signals lists a run's signals.
+func (t workflows) Signals(ctx context.Context, id int64) ([]store.Signal, error) {
+	return ofRunID(ctx, t.s, fmt.Sprintf("signals of run %d", id), id, sqlSignalList, scanSignal)
+}
+
+// Events lists what a run has published.
+func (t workflows) Events(ctx context.Context, id int64) ([]store.Event, error) {
+	return ofRunID(ctx, t.s, fmt.Sprintf("events of run %d", id), id, sqlEventList, func(row pgx.CollectableRow) (store.Event, error) {
+		var e store.Event
+		var value []byte
+		err := row.Scan(&e.Name, &value, &e.SetAt)
+		e.Value = value
+		return e, err
+	})
+}
+
+// ofRunID reads what hangs on a run; ErrNotFound if there is no such run.
+func ofRunID[T any](ctx context.Context, s *Store, op string, id int64, text string, scan pgx.RowToFunc[T]) ([]T, error) {
+	found, err := rows(ctx, s, op, text, []any{id}, scan)
+	if err == nil && len(found) == 0 {
+		_, err = s.runPlace(ctx, op, id)
+	}
+	return found, err
+}

@@ -119,7 +119,10 @@ type SystemStats struct {
 	Done      int64
 	Dead      int64
 	Cancelled int64
-	Workers   map[WorkerState]int64
+	// Stranded are the runs that wait for a handler of their version; Delayed
+	// counts them too.
+	Stranded int64
+	Workers  map[WorkerState]int64
 	// SchemaVersion is the installed schema's version.
 	SchemaVersion int64
 }

@@ -4,16 +4,18 @@ import "github.com/pgqrs/pgqrsd/store"
 
 // SystemStats is a store.SystemStats.
 type SystemStats struct {
-	Backend       string       `json:"backend"`
-	Queues        int64        `json:"queues"`
-	Ready         int64        `json:"ready"`
-	Delayed       int64        `json:"delayed"`
-	Leased        int64        `json:"leased"`
-	Done          int64        `json:"done"`
-	Dead          int64        `json:"dead"`
-	Cancelled     int64        `json:"cancelled"`
-	Workers       WorkerCounts `json:"workers"`
-	SchemaVersion int64        `json:"schema_version"`
+	Backend   string `json:"backend"`
+	Queues    int64  `json:"queues"`
+	Ready     int64  `json:"ready"`
+	Delayed   int64  `json:"delayed"`
+	Leased    int64  `json:"leased"`
+	Done      int64  `json:"done"`
+	Dead      int64  `json:"dead"`
+	Cancelled int64  `json:"cancelled"`
+	// RunsWaitingForVersion are delayed too.
+	RunsWaitingForVersion int64        `json:"runs_waiting_for_version"`
+	Workers               WorkerCounts `json:"workers"`
+	SchemaVersion         int64        `json:"schema_version"`
 }
 
 // WorkerCounts counts workers by state.
@@ -53,7 +55,7 @@ type GivenBack struct {
 func OfSystemStats(backend string, s store.SystemStats) SystemStats {
 	return SystemStats{
 		Backend: backend, Queues: s.Queues, Ready: s.Ready, Delayed: s.Delayed, Leased: s.Leased,
-		Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled,
+		Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled, RunsWaitingForVersion: s.Stranded,
 		Workers: WorkerCounts{
 			Ready: s.Workers[store.WorkerReady], Suspended: s.Workers[store.WorkerSuspended], Stopped: s.Workers[store.WorkerStopped],
 		},

@@ -70,7 +70,8 @@ select (select count(*) from {{schema}}.queues), (select count(*) from {{schema}
     (select count(*) from {{schema}}.messages m where m.id in (select unnest(c.ids) from {{schema}}.claims c)),
     (select count(*) from {{schema}}.archive a where a.state = 'done'),
     (select count(*) from {{schema}}.archive a where a.state = 'dead'),
-    (select count(*) from {{schema}}.archive a where a.state = 'cancelled')`
+    (select count(*) from {{schema}}.archive a where a.state = 'cancelled'),
+    (select count(*) from {{schema}}.runs r join {{schema}}.delayed d on d.id = r.run_id where r.wait_kind = 'version')`
 
 	sqlWorkersByState = `select state, count(*) from {{schema}}.workers group by state`
 )
@@ -176,7 +177,7 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 	const op = "system stats"
 	var st store.SystemStats
 	var there int64
-	err := a.s.row(ctx, op, sqlSystemStats, nil, &st.Queues, &there, &st.Delayed, &st.Leased, &st.Done, &st.Dead, &st.Cancelled)
+	err := a.s.row(ctx, op, sqlSystemStats, nil, &st.Queues, &there, &st.Delayed, &st.Leased, &st.Done, &st.Dead, &st.Cancelled, &st.Stranded)
 	if err != nil {
 		return st, err
 	}

@@ -159,6 +159,10 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 		var n int64
 		err = a.d.readRows(ctx, sqlCountWorkerStates, nil, scanInto(func() { s.Workers[state] = n }, &state, &n))
 	}
+	if err == nil {
+		var n int64
+		err = a.d.readRows(ctx, sqlCountStranded, nil, scanInto(func() { s.Stranded = n }, &n))
+	}
 	if err != nil {
 		return store.SystemStats{}, fmt.Errorf("count everything: %w", err)
 	}
@@ -173,6 +177,9 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 	}
 	return s, nil
 }
+
+const sqlCountStranded = `
+SELECT count(*) FROM runs w JOIN delayed x ON x.message_id = w.run_id WHERE w.wait_kind = 'version'`
 
 const sqlWorkerStats = `
 SELECT w.queue, count(*) FILTER (WHERE w.state = 'ready'), count(*) FILTER (WHERE w.state = 'suspended'),

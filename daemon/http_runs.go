@@ -26,8 +26,8 @@ type runsAPI struct {
 	d *Daemon
 	// stop ends with the daemon's HTTP, so that requests that wait do not hold it up.
 	stop    context.Context
-	limiter *rate.Limiter   // of starts and signals; nil is no limit
-	waiters chan struct{}   // one token for each request that waits
+	limiter *rate.Limiter // of starts and signals; nil is no limit
+	waiters chan struct{} // one token for each request that waits
 }
 
 func newRunsAPI(stop context.Context, d *Daemon) *runsAPI {

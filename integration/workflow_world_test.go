@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +51,26 @@ func (w *flows) up(name string, s settings) *process {
 		return err == nil
 	})
 	return p
+}
+
+// eventually waits until what holds, and otherwise says how the runs are.
+func (w *flows) eventually(what string, holds func() bool) {
+	w.t.Helper()
+	eventually(w.t, what, holds, w.things)
+}
+
+// things says which runs have not ended, and where they are.
+func (w *flows) things() string {
+	var b strings.Builder
+	runs, err := w.store.Workflows().List(context.WithoutCancel(w.t.Context()), store.RunFilter{Page: store.Page{Limit: 1000}})
+	fmt.Fprintf(&b, "%d runs %s\n", len(runs), errOrEmpty(err))
+	for _, r := range runs {
+		if !r.Status.Terminal() {
+			fmt.Fprintf(&b, "run %d: %s, message %s due %s, wait %+v, %d steps, %d attempts, errors %v\n",
+				r.ID, r.Status, r.State, r.AvailableAt, r.Wait, r.Steps, r.Attempts, r.Errors)
+		}
+	}
+	return b.String()
 }
 
 // op is one thing that a run does; see testworkflow.

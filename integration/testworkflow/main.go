@@ -114,7 +114,7 @@ func (o op) branches(ctx context.Context) (string, error) {
 		})
 	}
 	err := g.Wait()
-	return strings.Join(outs, "+"), err
+	return strings.Join(outs, "|"), err
 }
 
 // body returns a word that no other run of a body returns.

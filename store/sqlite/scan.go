@@ -43,7 +43,7 @@ func toTime(micros sql.NullInt64) time.Time {
 
 // never is a due time that does not come, and neverText its text.
 const (
-	never    = math.MaxInt64
+	never     = math.MaxInt64
 	neverText = `9223372036854775807`
 )
 

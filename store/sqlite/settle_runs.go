@@ -183,12 +183,12 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 	if o.Kind == store.OutcomeDelete {
 		steps = nil
 	}
-	plan := childPlan{queues: make(map[string]store.Queue), inputs: make(map[childKey]string)}
-	if refused, err = w.check(t, o.ID, steps, plan); refused != nil || err != nil {
+	queues := make(map[string]store.Queue) // of the runs to start
+	if refused, err = w.check(t, o.ID, steps, queues); refused != nil || err != nil {
 		return refused, err
 	}
 	for _, r := range steps {
-		if err := w.record(t, o.ID, r, plan); err != nil {
+		if err := w.record(t, o.ID, r, queues); err != nil {
 			return nil, err
 		}
 	}
@@ -197,7 +197,7 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 }
 
 // check finds out whether the steps of an outcome can be recorded.
-func (w *runWork) check(t *tx, run int64, steps []*store.StepResult, plan childPlan) (refused, err error) {
+func (w *runWork) check(t *tx, run int64, steps []*store.StepResult, queues map[string]store.Queue) (refused, err error) {
 	taken := make(map[int64]bool)
 	for _, r := range steps {
 		state := w.have[stepID{run, r.StepKey}]
@@ -211,7 +211,7 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult, plan childP
 			taken[r.Signal] = true
 		}
 		if r.Kind == store.StepChild && state != store.StepWaiting {
-			if refused, err = plan.check(t, r); refused != nil || err != nil {
+			if refused, err = startable(t, r, queues); refused != nil || err != nil {
 				return refused, err
 			}
 		}
@@ -224,7 +224,7 @@ func done(s store.StepState) bool { return s == store.StepSucceeded || s == stor
 
 // record notes a step, and does what goes with it unless the step has its
 // result already.
-func (w *runWork) record(t *tx, run int64, r *store.StepResult, plan childPlan) error {
+func (w *runWork) record(t *tx, run int64, r *store.StepResult, queues map[string]store.Queue) error {
 	key := stepID{run, r.StepKey}
 	if !special(r) {
 		w.steps.add(run, r, 0, t.now)
@@ -235,7 +235,6 @@ func (w *runWork) record(t *tx, run int64, r *store.StepResult, plan childPlan) 
 		return nil
 	}
 	w.have[key] = r.Ends()
-	var child int64
 	switch {
 	case r.Signal != 0:
 		w.signals[r.Signal].taken = true
@@ -247,12 +246,9 @@ func (w *runWork) record(t *tx, run int64, r *store.StepResult, plan childPlan) 
 			w.events.add(run, w.text.add([]byte(r.Topic)), w.text.add(orNull(r.Output)))
 		}
 	case before != store.StepWaiting:
-		var err error
-		if child, err = w.start(t, run, r, plan); err != nil {
-			return err
-		}
+		return w.start(t, run, r, queues)
 	}
-	w.steps.add(run, r, child, t.now)
+	w.steps.add(run, r, 0, t.now)
 	return nil
 }
 
@@ -282,52 +278,36 @@ func (w *runWork) send(r *store.StepResult) *store.StepResult {
 	return &failed
 }
 
-// start starts the run of a waiting step, or finds the one of its key, which
-// may have ended before.
-func (w *runWork) start(t *tx, run int64, r *store.StepResult, plan childPlan) (int64, error) {
-	id, created, err := t.createRun(plan.queues[r.Child.Workflow], *r.Child, run)
-	if err == nil && !created {
-		w.over = append(w.over, id)
+// start starts the run of a waiting step, and notes the step, as failed if the
+// run's key is another run's.
+func (w *runWork) start(t *tx, run int64, r *store.StepResult, queues map[string]store.Queue) error {
+	id, created, err := t.createRun(queues[r.Child.Workflow], *r.Child, run)
+	if err != nil && !errors.Is(err, store.ErrKeyConflict) {
+		return err
 	}
-	return id, err
+	if created {
+		w.steps.add(run, r, id, t.now)
+		return nil
+	}
+	w.have[stepID{run, r.StepKey}] = store.StepFailed
+	failed := *r
+	failed.State, failed.Error = store.StepFailed, fmt.Sprintf("the key %q is run %d's", r.Child.Key, id)
+	w.steps.add(run, &failed, 0, t.now)
+	return nil
 }
 
-// childPlan is what one outcome needs to start runs.
-type childPlan struct {
-	queues map[string]store.Queue
-	inputs map[childKey]string // what it has found to be started under a key
-}
-
-type childKey struct{ workflow, key string }
-
-// check finds out whether a step's run can be started.
-func (c childPlan) check(t *tx, r *store.StepResult) (refused, err error) {
+// startable finds out whether a step's run can be started.
+func startable(t *tx, r *store.StepResult, queues map[string]store.Queue) (refused, err error) {
 	if r.Child == nil {
 		return fmt.Errorf("step %s[%d] waits for no run: %w", r.Name, r.Occurrence, store.ErrInvalid), nil
 	}
-	queue, found := c.queues[r.Child.Workflow]
-	if !found {
-		if queue, err = t.workflowQueue(r.Child.Workflow); err != nil {
-			return itemsOwn(err)
-		}
-		c.queues[queue.Name] = queue
-	}
-	if r.Child.Key == "" {
+	if _, found := queues[r.Child.Workflow]; found {
 		return nil, nil
 	}
-	key, hash := childKey{queue.Name, r.Child.Key}, inputHash(*r.Child)
-	if first, found := c.inputs[key]; found && first != hash {
-		return fmt.Errorf("two steps start runs with the key %q: %w", r.Child.Key, store.ErrKeyConflict), nil
+	queue, err := t.workflowQueue(r.Child.Workflow)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
+		return fmt.Errorf("step %s[%d]: start a child: %w", r.Name, r.Occurrence, err), nil
 	}
-	c.inputs[key] = hash
-	_, err = t.keyedRun(queue.ID, *r.Child)
-	return itemsOwn(err)
-}
-
-// itemsOwn tells an error that one item is refused for from the whole call's.
-func itemsOwn(err error) (refused, whole error) {
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrKeyConflict) {
-		return err, nil
-	}
+	queues[r.Child.Workflow] = queue
 	return nil, err
 }

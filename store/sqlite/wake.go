@@ -60,19 +60,16 @@ func (t *tx) readyNow(ids string) error {
 // sqlEndChildSteps records what became of runs as the results of the steps that
 // wait for them.
 const sqlEndChildSteps = `
-UPDATE steps SET state = CASE c.state WHEN 'done' THEN 'succeeded' ELSE 'failed' END,
-    output = CASE c.state WHEN 'done' THEN c.output END,
-    error = CASE c.state WHEN 'done' THEN NULL
-        WHEN 'dead' THEN coalesce(json_extract(c.errors, '$[#-1].error'), 'run ' || c.child_id || ' failed')
-        WHEN 'cancelled' THEN 'run ' || c.child_id || ' was cancelled'
-        ELSE 'run ' || c.child_id || ' was deleted' END,
+UPDATE steps SET (state, output, error) = (
+    SELECT CASE a.state WHEN 'done' THEN 'succeeded' ELSE 'failed' END, CASE a.state WHEN 'done' THEN a.output END,
+        CASE a.state WHEN 'done' THEN NULL
+            WHEN 'dead' THEN coalesce(json_extract(m.errors, '$[#-1].error'), 'run ' || steps.child_id || ' failed')
+            WHEN 'cancelled' THEN 'run ' || steps.child_id || ' was cancelled'
+            ELSE 'run ' || steps.child_id || ' was deleted' END
+    FROM (SELECT 1) LEFT JOIN archive a ON a.message_id = steps.child_id LEFT JOIN messages m ON m.id = steps.child_id),
     due_at = NULL, finished_at = ?2
-FROM (
-    SELECT st.id, st.child_id, a.state, a.output, m.errors
-    FROM json_each(?1) j CROSS JOIN steps st ON st.child_id = j.value AND st.state = 'waiting'
-        LEFT JOIN archive a ON a.message_id = st.child_id LEFT JOIN messages m ON m.id = st.child_id) AS c
-WHERE steps.id = c.id
-RETURNING steps.run_id`
+WHERE child_id IN (SELECT value FROM json_each(?1)) AND state = 'waiting'
+RETURNING run_id`
 
 // runsEnded tells the runs that wait for some of these, which are archived or
 // gone, what became of them.

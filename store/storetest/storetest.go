@@ -76,6 +76,10 @@ func groups() []group {
 		{name: "Maintenance", cases: maintenanceCases()},
 		{name: "Workflows", cases: workflowCases()},
 		{name: "Steps", cases: stepCases()},
+		{name: "RunSteps", cases: runStepCases()},
+		{name: "RunSignals", cases: signalCases()},
+		{name: "RunControl", cases: controlCases()},
+		{name: "RunChildren", cases: childCases()},
 		{name: "Listen", cases: listenCases()},
 	}
 }

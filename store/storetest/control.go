@@ -1,0 +1,457 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+func controlCases() []testCase {
+	return []testCase{
+		{"CancelQueued", cancelQueued},
+		{"CancelWaiting", cancelWaiting},
+		{"CancelLeased", cancelLeased},
+		{"CancelledOverEverything", cancelOverAll},
+		{"CancelledRunWaitsForNothing", cancelNoWait},
+		{"ReleaseOfACancelling", cancelReleased},
+		{"CancellingRunsOutOfAttempts", cancelGivenBack},
+		{"CompleteOverACancellation", cancelComplete},
+		{"CancelAgain", cancelAgain},
+		{"OutcomeCancel", cancelByItself},
+		{"PauseQueued", pauseQueued},
+		{"PauseWaiting", pauseWaiting},
+		{"PauseLeased", pauseLeased},
+		{"PauseCostsNoAttempt", pauseCostsNothing},
+		{"ResumeBeforeItStops", resumeEarly},
+		{"CancelPaused", cancelPaused},
+		{"Retry", retryRun},
+		{"RetryOfWhatHasNotFailed", retryNotFailed},
+		{"Fork", forkRun},
+		{"ForkFromTheStart", forkStart},
+		{"ForkOfNoStep", forkNoStep},
+		{"NoRun", controlNoRun},
+		{"Ended", controlEnded},
+		{"StatusFilter", statusFilter},
+	}
+}
+
+// cancel cancels a run and checks the status after it.
+func (f *fixture) cancel(id int64, descend bool, want store.RunStatus) {
+	f.Helper()
+	got, err := f.s.Workflows().Cancel(f.ctx, id, descend)
+	f.ok(err)
+	equal(f, fmt.Sprintf("status of run %d after its cancellation", id), got, want)
+	f.status(id, want)
+}
+
+func (f *fixture) pause(id int64) {
+	f.Helper()
+	f.ok(f.s.Workflows().Pause(f.ctx, id))
+}
+
+func (f *fixture) resume(id int64) {
+	f.Helper()
+	f.ok(f.s.Workflows().Resume(f.ctx, id))
+}
+
+func cancelQueued(f *fixture) {
+	q := f.flow("flow")
+	id := f.run(q, "k")
+	f.cancel(id, false, store.RunCancelled)
+	f.state(id, store.Cancelled, 0)
+	f.takeNone(f.consumer(q))
+}
+
+func cancelWaiting(f *fixture) {
+	c, l := f.leasedRun()
+	f.settleAs(c, store.Delayed, waiting(l, -1, result("one", `1`)))
+	f.cancel(l.ID, false, store.RunCancelled)
+	equal(f, "steps", f.getRun(l.ID).Steps, 1)
+	f.takeNone(c)
+}
+
+func cancelLeased(f *fixture) {
+	c, l := f.leasedRun()
+	f.cancel(l.ID, false, store.RunCancelling)
+	f.state(l.ID, store.Leased, 0)
+	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltCancel)
+	equal(f, "output", string(f.oneStep(l.ID).Output), `1`) // the step that ran is recorded
+	equal(f, "halt", f.load(l.ID).Halt, store.HaltCancel)
+	f.settleAs(c, store.Cancelled, store.Outcome{Lease: l.Lease, Kind: store.OutcomeCancel})
+	equal(f, "worker", f.status(l.ID, store.RunCancelled).Worker, c.ID())
+	f.takeNone(c)
+}
+
+func cancelOverAll(f *fixture) {
+	q := f.flow("flow")
+	c := f.consumer(q)
+	for _, kind := range []store.OutcomeKind{store.OutcomeDone, store.OutcomeRetry, store.OutcomeSnooze, store.OutcomeDiscard, store.OutcomeWait} {
+		id := f.run(q, "")
+		l := f.take1(c)
+		f.cancel(id, false, store.RunCancelling)
+		o := outcome(l, kind)
+		if kind == store.OutcomeWait {
+			o = waiting(l, time.Hour)
+		}
+		o.Enqueue = messages(q, 1)
+		o.Steps = []store.StepResult{result("one", `1`)}
+		f.settleAs(c, store.Cancelled, o)
+		f.status(id, store.RunCancelled)
+		equal(f, "step", f.oneStep(id).Name, "one")
+		f.takeNone(c)
+	}
+}
+
+// cancelNoWait: a run that is being cancelled starts no child that the
+// cancellation would miss.
+func cancelNoWait(f *fixture) {
+	c, l := f.leasedRun()
+	f.cancel(l.ID, true, store.RunCancelling)
+	equal(f, "halt", f.record(c, l, f.starting("child", "flow"), result("one", `1`)), store.HaltCancel)
+	equal(f, "step", f.oneStep(l.ID).Name, "one")
+	f.settleAs(c, store.Cancelled, waiting(l, -1, f.starting("other", "flow")))
+	equal(f, "steps", len(f.steps(l.ID)), 1)
+	equal(f, "runs", len(f.ledger()), 1)
+}
+
+func cancelReleased(f *fixture) {
+	c, l := f.leasedRun()
+	f.cancel(l.ID, false, store.RunCancelling)
+	f.settleAs(c, store.Ready, outcome(l, store.OutcomeRelease))
+	f.status(l.ID, store.RunCancelling)
+	l = f.take1(c)
+	equal(f, "halt", f.load(l.ID).Halt, store.HaltCancel)
+	f.settleAs(c, store.Cancelled, store.Outcome{Lease: l.Lease, Kind: store.OutcomeCancel})
+	id := f.run(c.Queue(), "")
+	l = f.take1(c)
+	f.cancel(id, false, store.RunCancelling)
+	f.settleAs(c, store.Ready, outcome(l, store.OutcomeRelease))
+	f.cancel(id, false, store.RunCancelled) // nobody has it now
+	f.takeNone(c)
+}
+
+// cancelGivenBack: a run that is being cancelled does not fail because its
+// worker died on the last attempt.
+func cancelGivenBack(f *fixture) {
+	q := f.queue("flow", store.QueuePolicy{Kind: store.WorkflowQueue, MaxAttempts: 1})
+	id := f.run(q, "")
+	c := f.consumer(q)
+	l := f.take1(c)
+	f.start(c, l)
+	f.cancel(id, false, store.RunCancelling)
+	f.runOut()
+	for _, l := range f.drain(c, 1) {
+		equal(f, "halt", f.load(l.ID).Halt, store.HaltCancel)
+		f.settleAs(c, store.Cancelled, store.Outcome{Lease: l.Lease, Kind: store.OutcomeCancel})
+	}
+	f.status(id, store.RunCancelled)
+}
+
+func cancelComplete(f *fixture) {
+	_, l := f.leasedRun()
+	f.cancel(l.ID, false, store.RunCancelling)
+	f.is(f.s.Workflow(l.ID).Complete(f.ctx, l.Lease, []byte(`1`)), store.ErrTerminal)
+	equal(f, "output", string(f.status(l.ID, store.RunCancelled).Output), "")
+}
+
+func cancelAgain(f *fixture) {
+	c, l := f.leasedRun()
+	f.cancel(l.ID, false, store.RunCancelling)
+	f.cancel(l.ID, false, store.RunCancelling)
+	f.settleAs(c, store.Cancelled, outcome(l, store.OutcomeDone))
+	at := f.getRun(l.ID).FinishedAt
+	f.clock.Advance(time.Second)
+	f.cancel(l.ID, false, store.RunCancelled)
+	equalTime(f, "finished at", f.getRun(l.ID).FinishedAt, at)
+}
+
+func cancelByItself(f *fixture) {
+	c, l := f.leasedRun()
+	o := store.Outcome{Lease: l.Lease, Kind: store.OutcomeCancel, Steps: []store.StepResult{result("one", `1`)}}
+	f.settleAs(c, store.Cancelled, o)
+	f.status(l.ID, store.RunCancelled)
+	equal(f, "step", f.oneStep(l.ID).Name, "one")
+}
+
+func pauseQueued(f *fixture) {
+	q := f.flow("flow")
+	id := f.run(q, "")
+	f.pause(id)
+	f.pause(id)
+	f.status(id, store.RunPaused)
+	c := f.consumer(q)
+	f.takeNone(c)
+	f.clock.Advance(365 * 24 * time.Hour)
+	f.promote(f.admin(), 1, 0, -1)
+	f.send(id, "approved", `1`, "") // it is kept, and wakes nobody
+	f.takeNone(c)
+	f.resume(id)
+	f.resume(id)
+	f.status(id, store.RunQueued)
+	equal(f, "run", f.take1(c).ID, id)
+	f.takeNone(c)
+	f.oneSignal(id)
+}
+
+func pauseWaiting(f *fixture) {
+	c, l := f.leasedRun()
+	f.settleAs(c, store.Delayed, waiting(l, time.Minute))
+	f.pause(l.ID)
+	f.status(l.ID, store.RunPaused)
+	f.clock.Advance(time.Hour)
+	f.promote(f.admin(), 1, 0, -1)
+	f.takeNone(c)
+	f.resume(l.ID)
+	l = f.take1(c)
+	// What it waits for is decided anew, by the news that it sees now.
+	o := waiting(l, time.Minute)
+	o.Wait.News = f.load(l.ID).News
+	f.settleAs(c, store.Delayed, o)
+}
+
+func pauseLeased(f *fixture) {
+	c, l := f.leasedRun()
+	f.pause(l.ID)
+	f.status(l.ID, store.RunRunning)
+	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
+	equal(f, "halt", f.load(l.ID).Halt, store.HaltPause)
+	o := waiting(l, 0) // whatever it says
+	o.Wait.News = f.load(l.ID).News + 7
+	f.settleAs(c, store.Delayed, o)
+	f.status(l.ID, store.RunPaused)
+	f.clock.Advance(time.Hour)
+	f.promote(f.admin(), 1, 0, -1)
+	f.takeNone(c)
+	f.resume(l.ID)
+	l = f.take1(c)
+	equal(f, "halt", f.load(l.ID).Halt, store.HaltNone)
+	equal(f, "halt", f.record(c, l, result("two", `1`)), store.HaltNone)
+}
+
+func pauseCostsNothing(f *fixture) {
+	c, l := f.leasedRun()
+	for range 5 {
+		f.start(c, l)
+		f.pause(l.ID)
+		f.settleAs(c, store.Delayed, waiting(l, -1))
+		f.resume(l.ID)
+		l = f.take1(c)
+		equal(f, "attempt", l.Attempt, 1)
+	}
+}
+
+// resumeEarly: a run that was resumed before it stopped does not wait for ever.
+func resumeEarly(f *fixture) {
+	c, l := f.leasedRun()
+	news := f.load(l.ID).News
+	f.pause(l.ID)
+	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
+	f.resume(l.ID)
+	o := waiting(l, -1)
+	o.Wait.News = news
+	f.settleAs(c, store.Ready, o)
+	f.take1(c)
+}
+
+func cancelPaused(f *fixture) {
+	q := f.flow("flow")
+	id := f.run(q, "")
+	f.pause(id)
+	f.cancel(id, false, store.RunCancelled)
+	f.is(f.s.Workflows().Resume(f.ctx, id), store.ErrTerminal)
+	c := f.consumer(q)
+	f.takeNone(c)
+	// A cancellation comes before a pause.
+	id = f.run(q, "")
+	l := f.take1(c)
+	f.pause(id)
+	f.cancel(id, false, store.RunCancelling)
+	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltCancel)
+	f.settleAs(c, store.Cancelled, waiting(l, -1))
+}
+
+func retryRun(f *fixture) {
+	c, l := f.leasedRun()
+	f.record(c, l, result("one", `1`), store.StepResult{StepKey: key("two"), Error: "no"}, result("three", `3`))
+	o := outcome(l, store.OutcomeDiscard)
+	o.Version = "v1"
+	f.settleAs(c, store.Dead, o)
+	f.status(l.ID, store.RunFailed)
+	f.ok(f.s.Workflows().Retry(f.ctx, l.ID))
+	r := f.status(l.ID, store.RunQueued)
+	equal(f, "failed attempts", r.Attempts, 0)
+	equal(f, "errors", len(r.Errors), 1) // its history is kept
+	equal(f, "steps", fmt.Sprint(stepNames(f.steps(l.ID))), "[one three]")
+	again := f.take1(c)
+	equal(f, "attempt", again.Attempt, 1)
+	f.record(c, again, result("two", `2`))
+	f.settleAs(c, store.Done, outcome(again, store.OutcomeDone))
+	f.status(l.ID, store.RunSucceeded)
+}
+
+func retryNotFailed(f *fixture) {
+	c, l := f.leasedRun()
+	table := f.s.Workflows()
+	f.is(table.Retry(f.ctx, l.ID), store.ErrInvalid)
+	f.done(c, l)
+	f.is(table.Retry(f.ctx, l.ID), store.ErrInvalid)
+	f.status(l.ID, store.RunSucceeded)
+	id := f.run(c.Queue(), "")
+	f.is(table.Retry(f.ctx, id), store.ErrInvalid)
+	f.cancel(id, false, store.RunCancelled)
+	f.is(table.Retry(f.ctx, id), store.ErrInvalid)
+}
+
+// failedRun is a run of three steps, a signal and an event that has failed.
+func (f *fixture) failedRun() (store.Consumer, int64) {
+	f.Helper()
+	q := f.flow("flow")
+	id, _, err := f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: q, Input: []byte(`{"order": 7}`), Key: "k", Headers: map[string]string{"a": "b"}})
+	f.ok(err)
+	c := f.consumer(q)
+	l := f.take1(c)
+	f.send(id, "approved", `1`, "")
+	o := stepping(l, result("one", `1`), publishing("stage", "stage", `"paid"`), receiving("receive", f.oneSignal(id)))
+	o.Version = "v1"
+	f.settleAs(c, store.Leased, o)
+	f.record(c, l, store.StepResult{StepKey: key("bad"), Error: "no", Position: 3}, result("last", `4`))
+	f.settleAs(c, store.Dead, outcome(l, store.OutcomeDiscard))
+	return c, id
+}
+
+func forkRun(f *fixture) {
+	c, id := f.failedRun()
+	before, _ := f.snapshot(id)
+	fork, err := f.s.Workflows().Fork(f.ctx, id, key("bad"))
+	f.ok(err)
+	f.unchanged(before, false, id)
+	r := f.status(fork, store.RunQueued)
+	equal(f, "input", string(r.Payload), `{"order": 7}`)
+	equal(f, "header", r.Headers["a"], "b")
+	equal(f, "key", r.Key, "")
+	equal(f, "version", r.Version, "v1")
+	equal(f, "parent", r.Parent, 0)
+	steps := f.steps(fork)
+	equal(f, "steps", fmt.Sprint(stepNames(steps)), "[one stage receive]")
+	equal(f, "output", string(steps[0].Output), `1`)
+	equal(f, "run of the step", steps[0].Run, fork)
+	equal(f, "kind", steps[2].Kind, store.StepSignal)
+	got, err := f.s.Workflows().Events(f.ctx, fork)
+	f.ok(err)
+	equal(f, "events", len(got), 1) // the step that publishes it does not run again
+	equal(f, "value", string(got[0].Value), `"paid"`)
+	l := f.take1(c)
+	equal(f, "run", l.ID, fork)
+	f.record(c, l, result("bad", `"good"`))
+	f.done(c, l)
+	equal(f, "steps of the first", len(f.steps(id)), 5)
+	f.status(id, store.RunFailed)
+}
+
+func forkStart(f *fixture) {
+	c, id := f.failedRun()
+	fork, err := f.s.Workflows().Fork(f.ctx, id, store.StepKey{})
+	f.ok(err)
+	equal(f, "steps", len(f.steps(fork)), 0)
+	equal(f, "version", f.getRun(fork).Version, "")
+	first, err := f.s.Workflows().Fork(f.ctx, id, key("one"))
+	f.ok(err)
+	equal(f, "steps", len(f.steps(first)), 0)
+	running := f.take1(c)
+	f.record(c, running, result("a", `1`), result("b", `2`))
+	again, err := f.s.Workflows().Fork(f.ctx, running.ID, key("b")) // of one that has not ended
+	f.ok(err)
+	equal(f, "steps", fmt.Sprint(stepNames(f.steps(again))), "[a]")
+}
+
+func forkNoStep(f *fixture) {
+	_, id := f.failedRun()
+	_, err := f.s.Workflows().Fork(f.ctx, id, key("none"))
+	f.is(err, store.ErrInvalid)
+	_, err = f.s.Workflows().Fork(f.ctx, id, store.StepKey{Name: "one", Occurrence: 1})
+	f.is(err, store.ErrInvalid)
+	equal(f, "runs", len(f.ledger()), 1)
+}
+
+// controls calls every method that changes a run.
+func (f *fixture) controls(id int64) map[string]error {
+	table := f.s.Workflows()
+	_, _, send := table.Send(f.ctx, store.NewSignal{Run: id, Topic: "t"})
+	_, cancel := table.Cancel(f.ctx, id, true)
+	return map[string]error{
+		"send": send, "cancel": cancel, "pause": table.Pause(f.ctx, id), "resume": table.Resume(f.ctx, id),
+	}
+}
+
+func controlNoRun(f *fixture) {
+	for _, id := range []int64{missing, f.enqueue1(f.queue("jobs"))} {
+		errs := f.controls(id)
+		errs["retry"] = f.s.Workflows().Retry(f.ctx, id)
+		_, errs["fork"] = f.s.Workflows().Fork(f.ctx, id, store.StepKey{})
+		_, errs["signals"] = f.s.Workflows().Signals(f.ctx, id)
+		_, errs["events"] = f.s.Workflows().Events(f.ctx, id)
+		for what, err := range errs {
+			f.Log(what)
+			f.is(err, store.ErrNotFound)
+		}
+	}
+}
+
+func controlEnded(f *fixture) {
+	_, id := f.finishedRun("")
+	for what, err := range f.controls(id) {
+		f.Log(what)
+		f.is(err, store.ErrTerminal)
+	}
+	f.status(id, store.RunSucceeded)
+}
+
+// statusFilter has a run of every status and asks for each.
+func statusFilter(f *fixture) {
+	q := f.flow("flow")
+	c := f.consumer(q)
+	ids := make(map[store.RunStatus]int64)
+	next := func(s store.RunStatus) store.LeasedMessage {
+		f.Helper()
+		ids[s] = f.run(q, "")
+		return f.take1(c)
+	}
+	f.done(c, next(store.RunSucceeded))
+	f.settleAs(c, store.Dead, outcome(next(store.RunFailed), store.OutcomeDiscard))
+	f.settleAs(c, store.Cancelled, store.Outcome{Lease: next(store.RunCancelled).Lease, Kind: store.OutcomeCancel})
+	f.settleAs(c, store.Delayed, waiting(next(store.RunWaiting), time.Hour))
+	f.settleAs(c, store.Delayed, waiting(next(store.RunPaused), time.Hour))
+	f.pause(ids[store.RunPaused])
+	f.record(c, next(store.RunRunning), result("one", `1`))
+	next(store.RunCancelling)
+	f.cancel(ids[store.RunCancelling], false, store.RunCancelling)
+	ids[store.RunQueued] = f.run(q, "")
+	table := f.s.Workflows()
+	for status, id := range ids {
+		f.status(id, status)
+		filter := store.RunFilter{Workflow: q, Status: status}
+		n, err := table.Count(f.ctx, filter)
+		f.ok(err)
+		equal(f, "runs "+string(status), n, 1)
+		runs, err := table.List(f.ctx, filter)
+		f.ok(err)
+		if len(runs) != 1 || runs[0].ID != id || runs[0].Status != status {
+			f.Fatalf("runs that are %s: %+v, want run %d", status, runs, id)
+		}
+		filter.After = id
+		runs, err = table.List(f.ctx, filter)
+		f.ok(err)
+		equal(f, "runs on the next page", len(runs), 0)
+	}
+	n, err := table.Count(f.ctx, store.RunFilter{Status: store.RunWaiting, State: store.Ready})
+	f.ok(err)
+	equal(f, "runs that are waiting and ready", n, 0)
+	n, err = table.Count(f.ctx, store.RunFilter{})
+	f.ok(err)
+	equal(f, "runs", n, int64(len(ids)))
+	_, err = table.List(f.ctx, store.RunFilter{Status: "lost"})
+	f.is(err, store.ErrInvalid)
+	_, err = table.Count(f.ctx, store.RunFilter{Status: "lost"})
+	f.is(err, store.ErrInvalid)
+}

@@ -54,14 +54,24 @@ ready as (
     insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, payload)
     select n.id, {{now}}, {{now}}, n.queue_id, 0, n.priority, n.headers, n.payload from new n
 ),
+old as materialized (
+    select s.* from {{schema}}.steps s
+    where s.run_id = $2 and s.seq < (select seq from stop) and s.state in ('succeeded', 'failed')
+),
 run as (
-    insert into {{schema}}.runs (run_id, queue_id) select n.id, n.queue_id from new n where $3 <> ''
+    insert into {{schema}}.runs (run_id, queue_id, version, begun_at)
+    select n.id, n.queue_id, r.version, {{now}} from new n left join {{schema}}.runs r on r.run_id = $2
+    where exists (select from old)
+),
+event as (
+    insert into {{schema}}.events (run_id, set_at, name, value)
+    select distinct on (o.topic) n.id, o.finished_at, o.topic, coalesce(o.output, 'null') from new n, old o
+    where o.kind = 'event' and o.state = 'succeeded' order by o.topic, o.seq desc
 ),
 kept as (
     insert into {{schema}}.steps (run_id, kind, position, name, occurrence, state, tries, output, error, topic, child_id, started_at, finished_at)
-    select n.id, s.kind, s.position, s.name, s.occurrence, s.state, s.tries, s.output, s.error, s.topic, s.child_id, s.started_at, s.finished_at
-    from new n, {{schema}}.steps s
-    where s.run_id = $2 and s.seq < (select seq from stop) and s.state in ('succeeded', 'failed') order by s.seq
+    select n.id, o.kind, o.position, o.name, o.occurrence, o.state, o.tries, o.output, o.error, o.topic, o.child_id, o.started_at, o.finished_at
+    from new n, old o order by o.seq
 )
 select id from new`
 )

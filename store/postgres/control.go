@@ -47,21 +47,14 @@ select p.run_id from {{schema}}.runs p where p.run_id = (select r.parent_id from
 insert into {{schema}}.runs (run_id, queue_id, cancelling) select w.id, w.queue_id, true from ` + openRun + `
 on conflict (run_id) do update set cancelling = true`
 
-	// sqlRunCancel archives a run that nobody has. Its queue's claim lock is held.
-	sqlRunCancel = takeUnleased + `
-insert into {{schema}}.archive
-    (id, enqueued_at, finished_at, queue_id, state, attempts, priority, headers, errors, payload)
-select g.id, g.enqueued_at, coalesce($3::timestamptz, statement_timestamp()), g.queue_id, 'cancelled', g.attempts, g.priority,
-    g.headers, g.errors, g.payload
-from gone g`
-
 	sqlRunChildren = `select run_id from {{schema}}.runs where parent_id = $1 order by run_id`
 
 	sqlRunPause = `
 insert into {{schema}}.runs (run_id, queue_id, paused) select w.id, w.queue_id, true from ` + openRun + `
 on conflict (run_id) do update set paused = true`
 
-	// sqlRunHold lets a run that nobody has wait without limit.
+	// sqlRunHold lets a run that nobody has wait without limit. One that is being
+	// cancelled must be leased once more for that.
 	sqlRunHold = `
 with held as (
     update {{schema}}.delayed d set due_at = 'infinity' where d.id = $1 and d.due_at < 'infinity'
@@ -69,6 +62,7 @@ with held as (
 ready as (
     delete from {{schema}}.messages m where m.id = $1
         and m.id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $2)
+        and not exists (select from {{schema}}.runs r where r.run_id = $1 and r.cancelling)
     returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
 )
 insert into {{schema}}.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload)
@@ -180,7 +174,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		b.add(sqlLockHolder, p.queueID, id)
 		b.add(sqlLockParent, id)
 		b.add(sqlRunCancelling, id)
-		b.add(sqlRunCancel, []int64{id}, []int32{p.queueID}, t.s.now())
+		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "cancelled")
 		b.addEndChildren([]int64{id}, &woken)
 		if err := b.send(ctx, op); err != nil {
 			return "", err
@@ -199,7 +193,7 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 		if err != nil {
 			return err
 		}
-		if p.paused && p.state != store.Ready {
+		if p.paused && (p.state != store.Ready || p.cancelling) {
 			return nil
 		}
 		b := t.s.batch()

@@ -64,7 +64,7 @@ delete from {{schema}}.steps s where s.run_id in (
 	sqlQueueDropEvents  = `delete from {{schema}}.events e using {{schema}}.runs r where r.queue_id = $1 and e.run_id = r.run_id`
 	sqlQueueDropRuns    = `delete from {{schema}}.runs where queue_id = $1`
 	// sqlQueueChildren are its runs that others started.
-	sqlQueueChildren = `select run_id from {{schema}}.runs where queue_id = $1 and parent_id is not null`
+	sqlQueueChildren    = `select run_id from {{schema}}.runs where queue_id = $1 and parent_id is not null`
 	sqlQueueDropArchive = `delete from {{schema}}.archive where queue_id = $1`
 	// Its consumers have nothing left to consume.
 	sqlQueueStopWorkers = `

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -324,7 +325,7 @@ func (m *mixed) decideWaits(results []store.Settled) {
 
 // wait notes what a run waits for.
 func (p *runParts) wait(o *store.Outcome) {
-	kind := string(o.Wait.Kind)
+	kind := string(cmp.Or(o.Wait.Kind, store.WaitSleep))
 	p.waitIDs = append(p.waitIDs, o.ID)
 	p.waitKinds = append(p.waitKinds, &kind)
 	p.waitFors = append(p.waitFors, &o.Wait.For)

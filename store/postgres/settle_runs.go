@@ -12,10 +12,10 @@ import (
 const (
 	// sqlLockRuns locks the rows of all runs that the settlement concerns, in
 	// one order for everybody, and makes those that are missing: of the items
-	// ($3, $4) that record something first, under the version $6, $8
-	// microseconds ago, and of those that must be locked ($7); of the runs that
-	// started those of $9; and of the runs $10 that a signal goes to. $5 is the
-	// distinct claims.
+	// ($3, $4) that are the first to record something, under the version $6 and
+	// begun $8 microseconds ago, where that is not negative, and of those that
+	// must be locked ($7); of the runs that started those of $9; and of the runs
+	// $10 that a signal goes to. $5 is the distinct claims.
 	sqlLockRuns = `
 with item as materialized (
     select i.claim, i.id, nullif(i.version, '') as version, i.must, i.took
@@ -30,7 +30,8 @@ held as materialized (
     select i.* from item i join claimed c on c.claim = i.claim and c.id = i.id
 ),
 known as materialized (
-    select r.run_id, r.version, r.parent_id from {{schema}}.runs r where r.run_id = any(array(select id from held) || $9::bigint[])
+    select r.run_id, r.version, r.begun_at, r.parent_id from {{schema}}.runs r
+    where r.run_id = any(array(select id from held) || $9::bigint[])
 ),
 there as materialized (
     select m.id, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held) || $10::bigint[])
@@ -38,9 +39,9 @@ there as materialized (
     select d.id, d.queue_id from {{schema}}.delayed d where d.id = any($10::bigint[])
 ),
 wanted as (
-    select h.id, t.queue_id, h.version, case when h.version is not null then {{now}} - h.took * interval '1 microsecond' end as begun_at
+    select h.id, t.queue_id, h.version, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end as begun_at
     from held h join there t on t.id = h.id left join known k on k.run_id = h.id
-    where h.must or k.run_id is null or k.version is null and h.version is not null
+    where h.must or k.run_id is null or k.version is null and h.version is not null or k.begun_at is null and h.took >= 0
     union all
     select p.run_id, p.queue_id, null, null from {{schema}}.runs p
     where p.run_id = any(array(select k.parent_id from known k where k.run_id = any($9::bigint[]) and k.parent_id is not null))
@@ -50,8 +51,8 @@ wanted as (
 )
 insert into {{schema}}.runs as r (run_id, queue_id, version, begun_at)
 select distinct on (w.id) w.id, w.queue_id, w.version, w.begun_at from wanted w order by w.id, w.version
-on conflict (run_id) do update set version = excluded.version, begun_at = coalesce(r.begun_at, excluded.begun_at)
-    where r.version is null and excluded.version is not null`
+on conflict (run_id) do update set version = coalesce(r.version, excluded.version), begun_at = coalesce(r.begun_at, excluded.begun_at)
+    where r.version is null and excluded.version is not null or r.begun_at is null and excluded.begun_at is not null`
 
 	// sqlRunSteps records steps ($2 to $14) of the items ($16, $17) of worker $15
 	// that are held, each step of the item $19; $18 is the distinct claims. It
@@ -200,10 +201,13 @@ func (t *settlement) addLockRuns(b *batch, with []int, must func(i int) bool, en
 	versions, musts, took := make([]string, len(with)), make([]bool, len(with)), make([]int64, len(with))
 	for k, i := range with {
 		o := &t.outcomes[i]
-		versions[k] = o.Version
 		musts[k] = must != nil && must(i)
+		took[k] = -1
 		if len(o.Steps) > 0 {
 			took[k] = micros(o.Steps[0].Took)
+		}
+		if len(o.Steps) > 0 || o.Wait != nil && o.Wait.Kind != store.WaitVersion {
+			versions[k] = o.Version
 		}
 	}
 	if ended == nil {

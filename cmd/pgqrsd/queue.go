@@ -53,7 +53,7 @@ configuration.`,
 	}
 	cmd.Flags().IntVar(&attempts, "max-attempts", store.DefaultMaxAttempts, "failed attempts that make a dead letter")
 	cmd.Flags().Var(&retention, "retention", "time in the archive; 0s is for ever")
-	cmd.Flags().StringVar((*string)(&kind), "kind", string(kind), "what its messages are: job or workflow")
+	cmd.Flags().StringVar((*string)(&kind), "kind", string(kind), "of messages: job or workflow")
 	completeFlag(cmd, "kind", completeNames(queueKinds))
 	completeFlag(cmd, "max-attempts", cobra.NoFileCompletions)
 	completeFlag(cmd, "retention", cobra.NoFileCompletions)

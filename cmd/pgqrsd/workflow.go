@@ -52,7 +52,7 @@ printed again. The same key with another input is an error.`,
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&input, "input", "null", "the input: JSON, @FILE, or - for stdin")
+	flags.StringVar(&input, "input", "null", "JSON, @FILE, or - for stdin")
 	flags.StringVar(&run.Key, "key", "", "start only one run of this key")
 	flags.Var(&delay, "delay", "how long to wait until it begins")
 	for _, name := range []string{"input", "key", "delay"} {

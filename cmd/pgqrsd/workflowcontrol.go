@@ -174,7 +174,7 @@ With --key sending is idempotent: of signals with one key, the first is kept.`,
 			return a.printSent(signal, created, key)
 		}),
 	}
-	cmd.Flags().StringVar(&payload, "payload", "null", "the payload: JSON, @FILE, or - for stdin")
+	cmd.Flags().StringVar(&payload, "payload", "null", "JSON, @FILE, or - for stdin")
 	cmd.Flags().StringVar(&key, "key", "", "send only one signal of this key")
 	completeFlag(cmd, "payload", cobra.NoFileCompletions)
 	completeFlag(cmd, "key", cobra.NoFileCompletions)

@@ -18,7 +18,7 @@ func (a *app) workflowResult() *cobra.Command {
 	cmd := a.onID("run", &cobra.Command{
 		Use:   "result ID",
 		Short: "Print the output of a run",
-		Long: `Print the output of a run that succeeded, as JSON. The exit status is 1 for a run
+		Long: `Print the output of a run that succeeded, as JSON. The exit status is 1 for one
 that failed or was cancelled, with the reason on standard error, and for one
 that has not ended; --wait waits for that.`,
 		Example: `  pgqrsd workflow result 42

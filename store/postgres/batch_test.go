@@ -90,6 +90,83 @@ func TestBatchesAreAConstantNumberOfStatements(t *testing.T) {
 	}
 }
 
+// So are the settlements of runs, and what they are carried on from: of runs
+// that go on and are done, and of runs that do everything else.
+func TestBatchesOfRunsAreAConstantNumberOfStatements(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	count := counted(t, s)
+	costs := map[int]map[string]int64{}
+	for _, size := range []int{4, 200} {
+		c := newConsumer(t, s, "q")
+		costs[size] = map[string]int64{}
+		enqueue(t, s, "q", 2*size)
+		got, err := c.Dequeue(t.Context(), 2*size, time.Minute)
+		if err != nil || len(got) != 2*size {
+			t.Fatalf("%d messages, %v", len(got), err)
+		}
+		settle := func(name string, outcome func(i int) store.Outcome) {
+			t.Helper()
+			outcomes := make([]store.Outcome, size)
+			for i := range outcomes {
+				outcomes[i] = outcome(i)
+			}
+			before := count.n.Load()
+			settled, err := c.Settle(t.Context(), outcomes)
+			costs[size][name] = count.n.Load() - before
+			for i, r := range settled {
+				if r.Err != nil || r.State == "" {
+					t.Fatalf("%s: item %d: %+v", name, i, r)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		step := []store.StepResult{{StepKey: key("a"), Output: []byte(`1`)}}
+		settle("step", func(i int) store.Outcome {
+			return store.Outcome{Lease: got[i].Lease, Kind: store.OutcomeStep, Version: "v1", Steps: step}
+		})
+		settle("step or done", func(i int) store.Outcome {
+			return store.Outcome{Lease: got[i].Lease, Kind: []store.OutcomeKind{store.OutcomeStep, store.OutcomeDone}[i%2], Steps: step}
+		})
+		settle("all else", func(i int) store.Outcome {
+			o := store.Outcome{Lease: got[size+i].Lease, Kind: store.OutcomeWait, Version: "v1", Wait: &store.Wait{Delay: -1}}
+			switch i % 4 {
+			case 0:
+				o.Steps = []store.StepResult{{StepKey: key("c"), Kind: store.StepChild, State: store.StepWaiting, Child: &store.NewRun{Workflow: "q"}}}
+			case 1:
+				o.Steps = []store.StepResult{{StepKey: key("s"), Kind: store.StepSend, Send: &store.NewSignal{Run: got[size+(i+1)%size].ID, Topic: "t"}}}
+			case 2:
+				o.Steps = []store.StepResult{{StepKey: key("e"), Kind: store.StepEvent, Topic: "t"}}
+			case 3:
+				o.Kind, o.Wait = store.OutcomeCancel, nil
+			}
+			return o
+		})
+		before := count.n.Load()
+		ids := make([]int64, len(got))
+		for i := range got {
+			ids[i] = got[i].ID
+		}
+		if _, err := s.Workflows().Load(t.Context(), ids...); err != nil {
+			t.Fatal(err)
+		}
+		costs[size]["load"] = count.n.Load() - before
+		if _, err := s.Queues().Purge(t.Context(), "q"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, n := range costs[4] {
+		if costs[200][name] != n || n == 0 {
+			t.Errorf("%s of 4 takes %d statements, of 200 %d", name, n, costs[200][name])
+		}
+	}
+	if n := costs[4]["step"]; n > 4 {
+		t.Errorf("steps take %d statements, want 4: plan, claims, runs, steps", n)
+	}
+}
+
 // settleMixed settles with outcomes of two kinds, follow-ups and steps.
 func settleMixed(t *testing.T, c store.Consumer, leases []store.Lease) error {
 	outcomes := make([]store.Outcome, len(leases))

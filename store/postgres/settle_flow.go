@@ -208,6 +208,7 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 			return fmt.Errorf("outcome %s is for runs, and queue %q is for jobs: %w", o.Kind, h.queue, store.ErrInvalid)
 		}
 	}
+	taking := map[int64]stepOf{}
 	for j := range o.Steps {
 		l, s := p.specials[[2]int{i, j}], &o.Steps[j]
 		if l == nil || l.recorded(s) {
@@ -217,19 +218,26 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 			return fmt.Errorf("step %s[%d]: steps of kind %s are for runs, and queue %q is for jobs: %w",
 				s.Name, s.Occurrence, s.Kind, h.queue, store.ErrInvalid)
 		}
-		if err := p.checkStep(o, s, l, there); err != nil {
+		if err := p.checkStep(o, s, l, taking, there); err != nil {
 			return fmt.Errorf("step %s[%d]: %w", s.Name, s.Occurrence, err)
 		}
 	}
 	return nil
 }
 
-func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook, there map[string]store.QueueKind) error {
+// checkStep returns why a step cannot be recorded. taking are the signals that
+// steps of the same outcome take.
+func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook, taking map[int64]stepOf, there map[string]store.QueueKind) error {
 	if s.Signal != 0 {
+		this := stepOf{o.Lease, s.StepKey}
 		by, taken := p.taken[s.Signal]
-		if !l.free || taken && by != (stepOf{o.Lease, s.StepKey}) {
+		if other, again := taking[s.Signal]; again {
+			by, taken = other, true
+		}
+		if !l.free || taken && by != this {
 			return fmt.Errorf("signal %d is not there, or is taken by another step: %w", s.Signal, store.ErrInvalid)
 		}
+		taking[s.Signal] = this
 	}
 	if s.Child == nil {
 		return nil

@@ -97,7 +97,13 @@ func (w *workflow) settle(ctx context.Context, op string, o store.Outcome) error
 	if errors.Is(settled[0].Err, store.ErrLeaseLost) {
 		return w.refused(ctx, op)
 	}
-	return w.s.fail(ctx, op, settled[0].Err)
+	if err := settled[0].Err; err != nil {
+		return w.s.fail(ctx, op, err)
+	}
+	if settled[0].State == store.Cancelled {
+		return w.s.fail(ctx, op, fmt.Errorf("it was being cancelled, and is now: %w", store.ErrTerminal))
+	}
+	return nil
 }
 
 // refused says why a lease does not hold the run.

@@ -28,6 +28,7 @@ var benchFlags = map[string][]bench.Mode{
 	"warm-up":       {bench.Drain},
 	"in-flight":     {bench.Drain},
 	"sleep":         {bench.Drain},
+	"steps":         {bench.Drain},
 	"rate":          {bench.Steady},
 	"duration":      {bench.Steady, bench.Idle},
 	"fail-rate":     {bench.Steady},
@@ -45,7 +46,8 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: `Measure what this machine and the database do, with the real daemon and real
 handler processes whose jobs do nothing.
 
-  drain   fill a queue, and work it off: jobs a second (the default)
+  drain   fill a queue, and work it off: jobs a second (the default), or, with
+          --steps, workflows and steps a second
   steady  enqueue and work at a rate: latencies
   idle    wait on empty queues: statements a second, processor time
 
@@ -57,11 +59,13 @@ one. Other work on the machine and the database is in the figures, and slows
 down while they are measured.`,
 		Example: `  pgqrsd bench
   pgqrsd bench drain --queue-size 200000 --retain delete -o json
+  pgqrsd bench drain --steps 5 --queue-size 20000
   pgqrsd bench steady --rate 500 --duration 1m
   pgqrsd --dsn postgres://app@db/app bench idle --queues 50`,
 		Args:              benchMode(&o),
 		ValidArgsFunction: completeNames(bench.Modes),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Workflow = cmd.Flags().Changed("steps")
 			o.Duration, o.Sleep, o.Retain = duration.duration(), sleep.duration(), daemon.Retain(retain)
 			if err := checkBench(cmd, &o); err != nil {
 				return err
@@ -81,6 +85,7 @@ down while they are measured.`,
 	flags.IntVar(&o.WarmUp, "warm-up", 0, "messages worked off before the clock starts (drain)")
 	flags.IntVar(&o.InFlight, "in-flight", 0, "jobs that sleep on the queue meanwhile (drain)")
 	flags.Var(&sleep, "sleep", "how long jobs of --in-flight take\n(drain)")
+	flags.IntVar(&o.Steps, "steps", 0, "the messages are runs of a workflow of so many steps\n(drain; without it they are jobs)")
 	flags.Float64Var(&o.Rate, "rate", o.Rate, "messages a second (steady)")
 	flags.Var(&duration, "duration", "measure for so long (steady, idle)")
 	flags.Float64Var(&o.FailRate, "fail-rate", 0, "share of the messages whose first attempt fails\n(steady)")
@@ -183,12 +188,12 @@ func (a *app) benchDaemon() *cobra.Command {
 
 func (a *app) benchHandler() *cobra.Command {
 	return &cobra.Command{
-		Use:    bench.HandlerCommand + " QUEUE...",
+		Use:    bench.HandlerCommand + " KIND QUEUE...",
 		Short:  "Be a handler that bench's daemon starts",
 		Hidden: true,
-		Args:   cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, queues []string) error {
-			bench.ServeHandler(queues)
+		Args:   cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, got []string) error {
+			bench.ServeHandler(got[0], got[1:])
 			return nil
 		},
 	}

@@ -30,6 +30,18 @@ func TestBenchReport(t *testing.T) {
 			[]string{"1,000,000", "39,215", "60,000", "10.0 us", "48 MB", "sleeping for:  1m", "held open", "postgres 15.18"},
 			[]string{"start:", "statements", "backlog", "rate", "FROM"},
 		},
+		"workflows": {
+			bench.Report{Mode: bench.Drain, Backend: "postgres", WorkFigures: work, WorkflowFigures: &bench.WorkflowFigures{Steps: 5_000_000, StepsPerSecond: 12345.6, WorkflowsPerSecond: 2469.1, StepP50Ms: 1.25, StepP99Ms: 7.5},
+				Settings: bench.Settings{QueueSize: 1_000_000, Retain: "archive", Workflow: true, StepsPerWorkflow: 5}},
+			[]string{"steps each:", "5,000,000", "2,469", "12,345", "1.25 ms median, 7.50 ms p99"},
+			[]string{"start:", "in flight"},
+		},
+		"empty workflows": {
+			bench.Report{Mode: bench.Drain, Backend: "postgres", WorkFigures: work, WorkflowFigures: &bench.WorkflowFigures{WorkflowsPerSecond: 2469.1},
+				Settings: bench.Settings{QueueSize: 1_000_000, Retain: "archive", Workflow: true}},
+			[]string{"steps each:    0", "2,469"},
+			[]string{"steps/s", "step:"},
+		},
 		"steady": {
 			bench.Report{Mode: bench.Steady, Backend: "sqlite", Cores: 2, WorkFigures: work, LatencyFigures: &bench.LatencyFigures{Latency: latency, StartMaxMs: 30, DoneMaxMs: 40, Windows: windows},
 				Settings: bench.Settings{Rate: 0.5, FailRate: 0.01, DurationSeconds: 90}},

@@ -20,6 +20,9 @@ func (a *app) printBench(r *bench.Report) error {
 	if w := r.WorkFigures; w != nil {
 		fields = append(fields, workFields(w)...)
 	}
+	if w := r.WorkflowFigures; w != nil {
+		fields = append(fields, workflowFields(w)...)
+	}
 	if l := r.LatencyFigures; l != nil {
 		fields = append(fields,
 			[2]string{"start", fmt.Sprintf("%s median, %s p99, %s max", ms(l.StartP50Ms), ms(l.StartP99Ms), ms(l.StartMaxMs))},
@@ -62,6 +65,9 @@ func benchSettings(s bench.Settings) [][2]string {
 	number("delayed before", s.Delayed)
 	number("warm-up", s.WarmUp)
 	number("in flight", s.InFlight)
+	if s.Workflow {
+		fields = append(fields, [2]string{"steps each", strconv.Itoa(s.StepsPerWorkflow)})
+	}
 	seconds("sleeping for", s.SleepSeconds)
 	if s.Rate != 0 {
 		fields = append(fields, [2]string{"rate", strconv.FormatFloat(s.Rate, 'g', -1, 64) + "/s"})
@@ -86,6 +92,17 @@ func workFields(w *bench.WorkFigures) [][2]string {
 		fields = append(fields, [2]string{"enqueued/s", thousands(int64(w.EnqueuePerSecond))})
 	}
 	return append(fields, [2]string{"CPU per job", fmt.Sprintf("daemon %.1f us, handlers %.1f us", w.DaemonCPUPerJobUs, w.HandlerCPUPerJobUs)})
+}
+
+func workflowFields(w *bench.WorkflowFigures) [][2]string {
+	fields := [][2]string{{"workflows/s", thousands(int64(w.WorkflowsPerSecond))}}
+	if w.Steps == 0 {
+		return fields
+	}
+	return append(fields,
+		[2]string{"steps", thousands(w.Steps)},
+		[2]string{"steps/s", thousands(int64(w.StepsPerSecond))},
+		[2]string{"step", fmt.Sprintf("%s median, %s p99", ms(w.StepP50Ms), ms(w.StepP99Ms))})
 }
 
 func idleFields(i *bench.IdleFigures) [][2]string {

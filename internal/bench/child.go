@@ -33,6 +33,7 @@ type spec struct {
 	Executable  string
 	Version     string
 	Handlers    [][]string // the queues of each process
+	Kind        string     // of the queues
 	Concurrency int
 	Retain      daemon.Retain
 }
@@ -105,7 +106,7 @@ func (sp *spec) daemonConfig(s store.Store) daemon.Config {
 	}
 	for i, queues := range sp.Handlers {
 		cfg.Commands = append(cfg.Commands, host.Command{
-			Name: fmt.Sprintf("bench-%d", i+1), Path: sp.Executable, Args: append([]string{HandlerCommand}, queues...),
+			Name: fmt.Sprintf("bench-%d", i+1), Path: sp.Executable, Args: append([]string{HandlerCommand, sp.Kind}, queues...),
 		})
 	}
 	return cfg

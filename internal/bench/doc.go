@@ -17,6 +17,6 @@ package bench
 const (
 	// DaemonCommand calls ServeDaemon.
 	DaemonCommand = "bench-daemon"
-	// HandlerCommand calls ServeHandler with its arguments.
+	// HandlerCommand calls ServeHandler with its arguments: a kind, and queues of it.
 	HandlerCommand = "bench-handler"
 )

@@ -50,7 +50,10 @@ func (r *run) drain(ctx context.Context) error {
 		if err := r.checkAsleep(time.Since(started)); err != nil {
 			return err
 		}
-		return r.checkDone(w.last.done, total)
+		if err := r.checkDone(w.last.done, total); err != nil {
+			return err
+		}
+		return r.checkSteps(ctx, p, w.last.done)
 	})
 	if err != nil {
 		return err
@@ -59,12 +62,24 @@ func (r *run) drain(ctx context.Context) error {
 		figures.EnqueuePerSecond = float64(total+int64(r.Backlog)) / enqueuing.Seconds()
 	}
 	r.report.WorkFigures = figures
-	return r.verify(ctx)
+	if err := r.verify(ctx); err != nil || !r.Workflow {
+		return err
+	}
+	r.report.WorkflowFigures, err = r.workflowFigures(ctx, figures)
+	return err
 }
 
 // fillLine enqueues what is to be drained, and what is to stay behind it.
 func (r *run) fillLine(ctx context.Context) (time.Duration, error) {
-	return r.fill(ctx, "messages", r.WarmUp+r.QueueSize+r.Backlog, func(n int) store.NewMessage { return r.message(doNothing, n) })
+	return r.fill(ctx, "messages", r.WarmUp+r.QueueSize+r.Backlog, r.measured)
+}
+
+// measured is the n-th message to measure.
+func (r *run) measured(n int) store.NewMessage {
+	if !r.Workflow {
+		return r.message(doNothing, n)
+	}
+	return store.NewMessage{Queue: r.queues[n%len(r.queues)], Payload: r.payloads.payload(doSteps, r.Steps)}
 }
 
 func (r *run) fillSleepers(ctx context.Context) error {

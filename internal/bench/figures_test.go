@@ -111,7 +111,7 @@ func TestPause(t *testing.T) {
 func TestPayloads(t *testing.T) {
 	for _, length := range []int{minPayload, 33, 40, 200, 5000} {
 		p := newPayloads(length)
-		for _, do := range []string{doNothing, doTell, doFail, doSleep} {
+		for _, do := range []string{doNothing, doTell, doFail, doSleep, doSteps} {
 			for _, n := range []int{0, 7, 123_456} {
 				raw := p.payload(do, n)
 				if !json.Valid(raw) {
@@ -120,12 +120,12 @@ func TestPayloads(t *testing.T) {
 				if length >= 40 && len(raw) != length {
 					t.Errorf("%s is %d bytes long, want %d", raw, len(raw), length)
 				}
-				got, nap, err := asked(raw)
+				got, much, err := asked(raw)
 				if err != nil || got != do {
 					t.Errorf("%s asks for %q, %v", raw, got, err)
 				}
-				if want := time.Duration(n) * time.Millisecond; do == doSleep && nap != want {
-					t.Errorf("%s sleeps for %s, want %s", raw, nap, want)
+				if (do == doSleep || do == doSteps) && much != int64(n) {
+					t.Errorf("%s asks for %d, want %d", raw, much, n)
 				}
 			}
 		}

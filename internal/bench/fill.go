@@ -20,7 +20,7 @@ const (
 // fillBeforehand makes the queues, and the messages that are there beforehand.
 func (r *run) fillBeforehand(ctx context.Context) error {
 	for _, queue := range r.queues {
-		if _, err := r.scratch.store.Queues().Ensure(ctx, queue, store.QueuePolicy{}); err != nil {
+		if _, err := r.scratch.store.Queues().Ensure(ctx, queue, store.QueuePolicy{Kind: r.kind()}); err != nil {
 			return err
 		}
 	}

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 			}
 			return
 		case HandlerCommand:
-			ServeHandler(os.Args[2:])
+			ServeHandler(os.Args[2], os.Args[3:])
 			return
 		}
 	}

@@ -14,6 +14,7 @@ import (
 const (
 	metricSettled    = "pgqrsd_settled_total"
 	metricInFlight   = "pgqrsd_in_flight"
+	metricSteps      = "pgqrsd_steps_total"
 	metricStatements = "pgqrsd_store_statements_total"
 	metricLost       = "pgqrsd_leases_lost_total"
 	metricRestarts   = "pgqrsd_handler_restarts_total"
@@ -56,7 +57,7 @@ func (m *metrics) sample(ctx context.Context) (sample, error) {
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		line := lines.Text()
-		if strings.HasPrefix(line, "#") || !hasAnyPrefix(line, metricSettled, metricInFlight, metricStatements, metricLost, metricRestarts) {
+		if strings.HasPrefix(line, "#") || !hasAnyPrefix(line, metricSettled, metricInFlight, metricSteps, metricStatements, metricLost, metricRestarts) {
 			continue
 		}
 		space := strings.LastIndexByte(line, ' ')

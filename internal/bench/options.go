@@ -57,6 +57,10 @@ type Options struct {
 	// InFlight jobs that take Sleep run while Drain measures.
 	InFlight int
 	Sleep    time.Duration
+	// Workflow makes the messages that Drain measures runs of a workflow of Steps
+	// steps that do nothing, of which Concurrency are in flight.
+	Workflow bool
+	Steps    int
 	// HoldSnapshot keeps a snapshot of PostgreSQL open meanwhile.
 	HoldSnapshot bool
 }
@@ -77,6 +81,7 @@ const (
 	maxQueues      = 1000
 	maxConcurrency = 100_000 // the daemon's own
 	maxRate        = 1_000_000
+	maxSteps       = 1000
 )
 
 // Check finds what cannot be measured, and names it as the flag is called.
@@ -96,6 +101,7 @@ func (o *Options) Check() error {
 		{flag: "delayed", value: o.Delayed, most: maxMessages, drain: true, steady: true, inert: true},
 		{flag: "warm-up", value: o.WarmUp, most: maxMessages, drain: true},
 		{flag: "in-flight", value: o.InFlight, most: maxConcurrency, drain: true},
+		{flag: "steps", value: o.Steps, most: maxSteps, drain: true},
 	} {
 		used := o.Mode == Drain && n.drain || o.Mode == Steady && n.steady || o.Mode == Idle && n.inert
 		if used && (n.value < n.least || n.value > n.most) {
@@ -116,6 +122,10 @@ func (o *Options) Check() error {
 
 func (o *Options) checkDrain() error {
 	switch {
+	case o.Workflow && o.Retain != daemon.RetainArchive:
+		return errors.New("--retain must be archive with --steps: runs of workflows stay")
+	case o.Workflow && o.InFlight > 0:
+		return errors.New("--in-flight is for jobs, not for --steps")
 	case o.Retain != daemon.RetainArchive && o.Retain != daemon.RetainDelete:
 		return fmt.Errorf("--retain must be %s or %s, not %q", daemon.RetainArchive, daemon.RetainDelete, o.Retain)
 	case o.InFlight > 0 && o.Sleep < time.Second:
@@ -148,13 +158,21 @@ func (o *Options) checkDuration() error {
 // perQueue is one queue's share of n, rounded up.
 func (o *Options) perQueue(n int) int { return (n + o.Handlers - 1) / o.Handlers }
 
+// kind is what the queues hold.
+func (o *Options) kind() store.QueueKind {
+	if o.Workflow {
+		return store.WorkflowQueue
+	}
+	return store.JobQueue
+}
+
 // Settings are the options as the report has them: those that the mode uses.
 func (o *Options) settings() Settings {
 	s := Settings{Concurrency: o.Concurrency, PayloadBytes: o.PayloadBytes, Archived: o.Archived, Delayed: o.Delayed}
 	switch o.Mode {
 	case Drain:
 		s.QueueSize, s.Handlers, s.Retain, s.Backlog, s.WarmUp = o.QueueSize, o.Handlers, string(o.Retain), o.Backlog, o.WarmUp
-		s.HoldSnapshot = o.HoldSnapshot
+		s.HoldSnapshot, s.Workflow, s.StepsPerWorkflow = o.HoldSnapshot, o.Workflow, o.Steps
 		if o.InFlight > 0 {
 			s.InFlight, s.SleepSeconds = o.InFlight, o.Sleep.Seconds()
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -18,6 +17,7 @@ const (
 	doTell    = `{"do":"tell","n":`  // put the time of the start into the output
 	doFail    = `{"do":"fail","n":`  // the same, but fail at the first attempt
 	doSleep   = `{"do":"sleep","n":` // for so many milliseconds
+	doSteps   = `{"do":"steps","n":` // so many; of runs only
 )
 
 // payloads makes payloads of one length.
@@ -55,20 +55,21 @@ func (r *run) message(do string, n int) store.NewMessage {
 	return store.NewMessage{Queue: r.queues[n%len(r.queues)], Payload: r.payloads.payload(do, n)}
 }
 
-// asked is what a payload asks for, and how long a sleep is to be.
-func asked(payload []byte) (do string, sleep time.Duration, err error) {
-	for _, do := range []string{doNothing, doTell, doFail, doSleep} {
+// asked is what a payload asks for, and how much of it: the milliseconds of a
+// sleep, the number of steps.
+func asked(payload []byte) (do string, n int64, err error) {
+	for _, do := range []string{doNothing, doTell, doFail, doSleep, doSteps} {
 		if !bytes.HasPrefix(payload, []byte(do)) {
 			continue
 		}
-		if do != doSleep {
+		if do != doSleep && do != doSteps {
 			return do, 0, nil
 		}
 		var p struct {
 			N int64 `json:"n"`
 		}
 		err := json.Unmarshal(payload, &p)
-		return do, time.Duration(p.N) * time.Millisecond, err
+		return do, p.N, err
 	}
 	return "", 0, fmt.Errorf("the payload is none of bench's: %.100s", payload)
 }

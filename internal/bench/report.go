@@ -12,6 +12,7 @@ type Report struct {
 	Settings      Settings `json:"settings"`
 
 	*WorkFigures
+	*WorkflowFigures
 	*LatencyFigures
 	*IdleFigures
 
@@ -38,6 +39,9 @@ type Settings struct {
 	InFlight        int     `json:"in_flight,omitempty"`
 	SleepSeconds    float64 `json:"sleep_seconds,omitempty"`
 	HoldSnapshot    bool    `json:"hold_snapshot,omitempty"`
+	// Workflow says that the messages were runs, of so many steps each.
+	Workflow         bool `json:"workflow,omitempty"`
+	StepsPerWorkflow int  `json:"steps_per_workflow,omitempty"`
 }
 
 // WorkFigures are Drain's and Steady's.
@@ -52,6 +56,18 @@ type WorkFigures struct {
 	EnqueuePerSecond   float64 `json:"enqueue_per_second,omitempty"`
 	DaemonCPUPerJobUs  float64 `json:"daemon_cpu_us_per_job"`
 	HandlerCPUPerJobUs float64 `json:"handler_cpu_us_per_job"`
+}
+
+// WorkflowFigures are Drain's of runs of a workflow.
+type WorkflowFigures struct {
+	// Steps is how many were recorded by the runs that WorkFigures counts.
+	Steps              int64   `json:"steps"`
+	StepsPerSecond     float64 `json:"steps_per_second"`
+	WorkflowsPerSecond float64 `json:"workflows_per_second"`
+	// StepP50Ms and StepP99Ms are how long a step took in its function: until its
+	// result was on disk and the function had it. Absent without steps.
+	StepP50Ms float64 `json:"step_p50_ms,omitempty"`
+	StepP99Ms float64 `json:"step_p99_ms,omitempty"`
 }
 
 // Latency is a distribution of times since the commit of the enqueue, in

@@ -140,7 +140,7 @@ func (r *run) withDaemon(ctx context.Context, do func(p *process, started time.T
 		DSN: cfg.DSN, Schema: cfg.Schema, PoolSize: cfg.PoolSize,
 		ConnectTimeout: cfg.ConnectTimeout, StatementTimeout: cfg.StatementTimeout, PgBouncer: cfg.PgBouncer,
 		StateDir: filepath.Join(r.scratch.dir.path, "state"), Executable: exe, Version: r.cfg.Version,
-		Handlers: r.handlers, Concurrency: r.Concurrency + r.inFlightPerQueue(), Retain: r.retain(),
+		Handlers: r.handlers, Kind: string(r.kind()), Concurrency: r.Concurrency + r.inFlightPerQueue(), Retain: r.retain(),
 	})
 	if err != nil {
 		return err

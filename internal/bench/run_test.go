@@ -51,6 +51,36 @@ func (b *bed) works(r *Report, messages int64) {
 	}
 }
 
+// The runs' steps are counted by the daemon, and timed by the workflow.
+func TestDrainOfWorkflows(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) {
+			o.Workflow, o.Steps, o.QueueSize, o.WarmUp, o.Archived, o.Handlers = true, 3, 200, 50, 20, 2
+		})
+		b.works(r, 200)
+		w := r.WorkflowFigures
+		if w == nil || w.Steps != 600 || w.WorkflowsPerSecond != r.JobsPerSecond || w.StepsPerSecond != 3*r.JobsPerSecond {
+			b.Fatalf("figures are %+v of %+v", w, r.WorkFigures)
+		}
+		if w.StepP50Ms <= 0 || w.StepP99Ms < w.StepP50Ms || w.StepP99Ms > 1000*60 {
+			b.Errorf("a step takes %f ms, p99 %f", w.StepP50Ms, w.StepP99Ms)
+		}
+		if !r.Settings.Workflow || r.Settings.StepsPerWorkflow != 3 {
+			b.Errorf("settings are %+v", r.Settings)
+		}
+	})
+}
+
+func TestDrainOfEmptyWorkflows(t *testing.T) {
+	onBackends(t, func(b *bed) {
+		r := b.run(func(o *Options) { o.Workflow = true })
+		b.works(r, 500)
+		if w := r.WorkflowFigures; w == nil || w.Steps != 0 || w.WorkflowsPerSecond != r.JobsPerSecond || w.StepP50Ms != 0 {
+			b.Errorf("figures are %+v of %+v", w, r.WorkFigures)
+		}
+	})
+}
+
 func TestDrainRetainsNothing(t *testing.T) {
 	onBackends(t, func(b *bed) {
 		r := b.run(func(o *Options) { o.Retain, o.Archived, o.Handlers = daemon.RetainDelete, 30, 2 })
@@ -211,7 +241,7 @@ func (b *bed) printed(r *Report) {
 			b.Errorf("no %s in %s", name, raw)
 		}
 	}
-	for _, name := range []string{"start_p50_ms", "windows", "statements_per_second", "daemon_cpu_percent", "rate"} {
+	for _, name := range []string{"start_p50_ms", "windows", "statements_per_second", "daemon_cpu_percent", "rate", "steps_per_second", "workflow"} {
 		if strings.Contains(string(raw), `"`+name+`":`) {
 			b.Errorf("a drain has %s: %s", name, raw)
 		}
@@ -243,6 +273,9 @@ func TestRefusals(t *testing.T) {
 		"--fail-rate must be a share":          func(o *Options) { o.Mode, o.FailRate = Steady, 1.5 },
 		"--rate must be":                       func(o *Options) { o.Mode, o.Rate = Steady, 0 },
 		"--duration must be":                   func(o *Options) { o.Mode, o.Duration = Idle, time.Millisecond },
+		"--steps must be 0 to":                 func(o *Options) { o.Workflow, o.Steps = true, maxSteps+1 },
+		"--retain must be archive with":        func(o *Options) { o.Workflow, o.Retain = true, daemon.RetainDelete },
+		"--in-flight is for jobs":              func(o *Options) { o.Workflow, o.InFlight = true, 5 },
 		"--sleep must be at least 1s":          func(o *Options) { o.InFlight, o.Sleep = 1, time.Millisecond },
 		"--payload-bytes must be 32 to":        func(o *Options) { o.PayloadBytes = 31 },
 		"no message that could be measured wa": func(o *Options) { o.Mode, o.Rate, o.Duration, o.FailRate = Steady, 50, time.Second, 1 },

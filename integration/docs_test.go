@@ -4,8 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
 )
 
 // The architecture page names tests and Go identifiers; each must exist, so that
@@ -73,4 +79,34 @@ func goSource(t *testing.T) string {
 		}))
 	}
 	return all.String()
+}
+
+// The SQL that the page on workflows shows runs on a schema as it is installed.
+func TestWorkflowSQLRuns(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/workflows.md")
+	must(t, err)
+	w := newPostgresWorld(t)
+	_, err = w.store.Queues().Insert(t.Context(), "order", store.QueuePolicy{Kind: store.WorkflowQueue})
+	must(t, err)
+	id, _, err := w.store.CreateWorkflow(t.Context(), store.NewRun{Workflow: "order", Input: []byte("1"), Delay: time.Hour})
+	must(t, err)
+	conn, err := pgx.Connect(t.Context(), w.dsn)
+	must(t, err)
+	defer func() { must(t, conn.Close(t.Context())) }()
+	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) < 4 {
+		t.Fatalf("the page shows %d pieces of SQL", len(blocks))
+	}
+	for _, block := range blocks {
+		sql := strings.NewReplacer("pgqrs.", w.schema+".", "42", strconv.FormatInt(id, 10)).Replace(block[1])
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Errorf("%v\n%s", err, sql)
+		}
+	}
+	signals, err := w.store.Workflows().Signals(t.Context(), id)
+	must(t, err)
+	if len(signals) != 1 || signals[0].Topic != "approved" || string(signals[0].Payload) != "true" {
+		t.Errorf("the signals that SQL sent are %+v", signals)
+	}
 }

@@ -53,11 +53,22 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 	if len(msgs) == 0 {
 		return nil, nil
 	}
-	var last int64
-	if err := t.row(sqlTakeIDs, []any{len(msgs)}, &last); err != nil {
+	first, err := t.takeIDs(len(msgs))
+	if err != nil {
 		return nil, err
 	}
-	first := last - int64(len(msgs)) + 1
+	return t.insertAt(first, msgs, queue)
+}
+
+// takeIDs takes n ids for messages and returns the first.
+func (t *tx) takeIDs(n int) (first int64, err error) {
+	var last int64
+	err = t.row(sqlTakeIDs, []any{n}, &last)
+	return last - int64(n) + 1, err
+}
+
+// insertAt stores messages under ids that were taken for them.
+func (t *tx) insertAt(first int64, msgs []store.NewMessage, queue map[string]int64) ([]int64, error) {
 	ids := make([]int64, len(msgs))
 	var all, delayed records
 	var text texts
@@ -86,7 +97,7 @@ func (t *tx) insert(msgs []store.NewMessage, queue map[string]int64) ([]int64, e
 	if _, err := t.exec(sqlInsertMessages, all.n, all.buf, text.buf, first, t.now); err != nil {
 		return nil, err
 	}
-	return ids, t.place(first, last, delayed)
+	return ids, t.place(first, ids[len(ids)-1], delayed)
 }
 
 // line is a queue and a priority as one number.
@@ -154,24 +165,6 @@ func (d *database) enqueue(ctx context.Context, msgs []store.NewMessage, check f
 		return err
 	})
 	return ids, err
-}
-
-// validate returns a *store.BatchError for the first bad message.
-func validate(v *store.Validator, msgs []store.NewMessage) error {
-	for i, m := range msgs {
-		if err := store.ValidateNew(v, m); err != nil {
-			return &store.BatchError{Index: i, Err: err}
-		}
-	}
-	return nil
-}
-
-// alone is the error of the only message of a batch, without its place.
-func alone(err error) error {
-	if batch, found := errors.AsType[*store.BatchError](err); found {
-		return batch.Err
-	}
-	return err
 }
 
 func (m messages) Insert(ctx context.Context, msgs []store.NewMessage) ([]int64, error) {

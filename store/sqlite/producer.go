@@ -98,3 +98,21 @@ func (p *producer) Replay(ctx context.Context, id int64) error {
 	}
 	return nil
 }
+
+// validate returns a *store.BatchError for the first bad message.
+func validate(v *store.Validator, msgs []store.NewMessage) error {
+	for i, m := range msgs {
+		if err := store.ValidateNew(v, m); err != nil {
+			return &store.BatchError{Index: i, Err: err}
+		}
+	}
+	return nil
+}
+
+// alone is the error of the only message of a batch, without its place.
+func alone(err error) error {
+	if batch, found := errors.AsType[*store.BatchError](err); found {
+		return batch.Err
+	}
+	return err
+}

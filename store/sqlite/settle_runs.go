@@ -23,7 +23,15 @@ type runWork struct {
 	text    texts   // of touched and events
 	taken   idList
 	sends   []store.NewSignal
-	over    []int64 // runs that others may wait for, and that have ended
+	// queues are those of the runs to start; nameless is how many of these there
+	// may be without a key, and firstChild the first of their ids.
+	queues     map[string]int64
+	nameless   int
+	firstChild int64
+	children   []store.NewMessage
+	parents    records // child, its queue, parent
+
+	over []int64 // runs that others may wait for, and that have ended
 }
 
 // stepID is the identity of a step.
@@ -110,6 +118,9 @@ func (w *runWork) loadSpecial(t *tx, outcomes []*store.Outcome) error {
 			if r.Send != nil {
 				targets = append(targets, r.Send.Run)
 			}
+			if r.Child != nil && r.Child.Key == "" {
+				w.nameless++
+			}
 		}
 	}
 	if len(keys) == 0 {
@@ -183,12 +194,11 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 	if o.Kind == store.OutcomeDelete {
 		steps = nil
 	}
-	queues := make(map[string]store.Queue) // of the runs to start
-	if refused, err = w.check(t, o.ID, steps, queues); refused != nil || err != nil {
+	if refused, err = w.check(t, o.ID, steps); refused != nil || err != nil {
 		return refused, err
 	}
 	for _, r := range steps {
-		if err := w.record(t, o.ID, r, queues); err != nil {
+		if err := w.record(t, o.ID, r); err != nil {
 			return nil, err
 		}
 	}
@@ -197,7 +207,7 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 }
 
 // check finds out whether the steps of an outcome can be recorded.
-func (w *runWork) check(t *tx, run int64, steps []*store.StepResult, queues map[string]store.Queue) (refused, err error) {
+func (w *runWork) check(t *tx, run int64, steps []*store.StepResult) (refused, err error) {
 	taken := make(map[int64]bool)
 	for _, r := range steps {
 		state := w.have[stepID{run, r.StepKey}]
@@ -211,7 +221,7 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult, queues map[
 			taken[r.Signal] = true
 		}
 		if r.Kind == store.StepChild && state != store.StepWaiting {
-			if refused, err = startable(t, r, queues); refused != nil || err != nil {
+			if refused, err = w.startable(t, r); refused != nil || err != nil {
 				return refused, err
 			}
 		}
@@ -224,7 +234,7 @@ func done(s store.StepState) bool { return s == store.StepSucceeded || s == stor
 
 // record notes a step, and does what goes with it unless the step has its
 // result already.
-func (w *runWork) record(t *tx, run int64, r *store.StepResult, queues map[string]store.Queue) error {
+func (w *runWork) record(t *tx, run int64, r *store.StepResult) error {
 	key := stepID{run, r.StepKey}
 	if !special(r) {
 		w.steps.add(run, r, 0, t.now)
@@ -246,7 +256,7 @@ func (w *runWork) record(t *tx, run int64, r *store.StepResult, queues map[strin
 			w.events.add(run, w.text.add([]byte(r.Topic)), w.text.add(orNull(r.Output)))
 		}
 	case before != store.StepWaiting:
-		return w.start(t, run, r, queues)
+		return w.start(t, run, r)
 	}
 	w.steps.add(run, r, 0, t.now)
 	return nil
@@ -261,7 +271,7 @@ func orNull(text []byte) []byte {
 
 // send notes a signal to send, or returns the step as failed if nobody can get it.
 func (w *runWork) send(r *store.StepResult) *store.StepResult {
-	reason := ""
+	var reason string
 	switch target := w.targets[r.Send.Run]; {
 	case r.Ends() != store.StepSucceeded:
 		return r
@@ -280,8 +290,26 @@ func (w *runWork) send(r *store.StepResult) *store.StepResult {
 
 // start starts the run of a waiting step, and notes the step, as failed if the
 // run's key is another run's.
-func (w *runWork) start(t *tx, run int64, r *store.StepResult, queues map[string]store.Queue) error {
-	id, created, err := t.createRun(queues[r.Child.Workflow], *r.Child, run)
+func (w *runWork) start(t *tx, run int64, r *store.StepResult) error {
+	if r.Child.Key != "" {
+		return w.startKeyed(t, run, r)
+	}
+	if w.firstChild == 0 {
+		var err error
+		if w.firstChild, err = t.takeIDs(w.nameless); err != nil {
+			return err
+		}
+	}
+	id := w.firstChild + int64(len(w.children))
+	w.children = append(w.children, r.Child.Message())
+	w.parents.add(id, w.queues[r.Child.Workflow], run)
+	w.steps.add(run, r, id, t.now)
+	return nil
+}
+
+func (w *runWork) startKeyed(t *tx, run int64, r *store.StepResult) error {
+	queue := store.Queue{ID: w.queues[r.Child.Workflow], Name: r.Child.Workflow}
+	id, created, err := t.createRun(queue, *r.Child, run)
 	if err != nil && !errors.Is(err, store.ErrKeyConflict) {
 		return err
 	}
@@ -297,17 +325,20 @@ func (w *runWork) start(t *tx, run int64, r *store.StepResult, queues map[string
 }
 
 // startable finds out whether a step's run can be started.
-func startable(t *tx, r *store.StepResult, queues map[string]store.Queue) (refused, err error) {
+func (w *runWork) startable(t *tx, r *store.StepResult) (refused, err error) {
 	if r.Child == nil {
 		return fmt.Errorf("step %s[%d] waits for no run: %w", r.Name, r.Occurrence, store.ErrInvalid), nil
 	}
-	if _, found := queues[r.Child.Workflow]; found {
+	if _, found := w.queues[r.Child.Workflow]; found {
 		return nil, nil
 	}
 	queue, err := t.workflowQueue(r.Child.Workflow)
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
 		return fmt.Errorf("step %s[%d]: start a child: %w", r.Name, r.Occurrence, err), nil
 	}
-	queues[r.Child.Workflow] = queue
+	if w.queues == nil {
+		w.queues = make(map[string]int64)
+	}
+	w.queues[r.Child.Workflow] = queue.ID
 	return nil, err
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"database/sql"
+	"slices"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -31,7 +32,8 @@ func (t *tx) addNews(runs []int64) error {
 	if len(runs) == 0 {
 		return nil
 	}
-	list := jsonIDs(runs)
+	slices.Sort(runs)
+	list := jsonIDs(slices.Compact(runs))
 	if _, err := t.exec(sqlAddNews, list); err != nil {
 		return err
 	}

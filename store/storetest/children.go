@@ -19,6 +19,7 @@ func childCases() []testCase {
 		{"IsDeleted", childDeleted},
 		{"EndsBeforeTheParentWaits", childEndsFirst},
 		{"EndsInTheBatchOfTheWait", childEndsWithWait},
+		{"TwoEndTogether", childrenEndTogether},
 		{"EndsAfterTheParent", childEndsAfter},
 		{"UnknownWorkflow", childUnknown},
 		{"KeyIsTaken", childKey},
@@ -199,6 +200,18 @@ func childEndsWithWait(f *fixture) {
 		equal(f, "state", f.oneStep(l.ID).State, store.StepSucceeded)
 		equal(f, "run that was woken", f.take1(c).ID, l.ID)
 	}
+}
+
+func childrenEndTogether(f *fixture) {
+	children := f.consumer(f.flow("child"))
+	c, l := f.leasedRun()
+	f.settleAs(c, store.Delayed, waiting(l, -1, f.starting("left/part", "child"), f.starting("right/part", "child")))
+	f.done(children, f.take(children, 2)...)
+	for _, s := range f.steps(l.ID) {
+		equal(f, "state of step "+s.Name, s.State, store.StepSucceeded)
+	}
+	equal(f, "run that was woken", f.take1(c).ID, l.ID)
+	f.takeNone(c)
 }
 
 func childEndsAfter(f *fixture) {

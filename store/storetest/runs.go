@@ -27,6 +27,7 @@ func runStepCases() []testCase {
 		{"WaitWithStaleNews", waitStale},
 		{"WaitWithoutLimit", waitForEver},
 		{"WaitOfNothing", waitNothing},
+		{"WaitForAVersion", waitVersion},
 		{"StepWaits", stepWaits},
 		{"StepTriesAgain", stepTries},
 		{"AcquireAfterWaiting", acquireWaiting},
@@ -307,11 +308,12 @@ func stepAfterACrash(f *fixture) {
 	f.start(c, l)
 	f.record(c, l, result("one", `1`))
 	f.runOut()
-	again := f.take1(f.on(f.second()).consumer(c.Queue()))
+	b := f.on(f.second()).consumer(c.Queue())
+	again := f.take1(b)
 	equal(f, "attempt", again.Attempt, 2)
 	equal(f, "steps", fmt.Sprint(stepNames(f.load(l.ID).Steps)), "[one]")
 	f.settleIs(c, store.ErrLeaseLost, stepping(l, result("two", `"late"`)))
-	f.record(c, again, result("two", `"new"`))
+	f.record(b, again, result("two", `"new"`))
 	equal(f, "output", string(f.steps(l.ID)[1].Output), `"new"`)
 }
 
@@ -373,6 +375,32 @@ func waitNothing(f *fixture) {
 	o.Wait.Kind = "rain"
 	f.settleIs(c, store.ErrInvalid, o)
 	f.state(l.ID, store.Leased, 0)
+}
+
+// waitVersion: a run that no handler carries on waits, is counted, and keeps its
+// own version.
+func waitVersion(f *fixture) {
+	c, l := f.leasedRun()
+	o := stepping(l, result("one", `1`))
+	o.Version = "v1"
+	f.settleAs(c, store.Leased, o)
+	o = waiting(l, time.Minute)
+	o.Version, o.Wait.Kind, o.Wait.For = "v2", store.WaitVersion, "v1"
+	f.settleAs(c, store.Delayed, o)
+	r := f.status(l.ID, store.RunWaiting)
+	equal(f, "version", r.Version, "v1")
+	equal(f, "wait's kind", r.Wait.Kind, store.WaitVersion)
+	equal(f, "what for", r.Wait.For, "v1")
+	a := f.admin()
+	stats, err := a.SystemStats(f.ctx)
+	f.ok(err)
+	equal(f, "stranded", stats.Stranded, 1)
+	f.clock.Advance(time.Minute)
+	f.promote(a, 1, 1, -1)
+	equal(f, "attempt", f.take1(c).Attempt, 1)
+	stats, err = a.SystemStats(f.ctx)
+	f.ok(err)
+	equal(f, "stranded", stats.Stranded, 0)
 }
 
 func stepWaits(f *fixture) {

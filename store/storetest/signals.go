@@ -24,6 +24,7 @@ func signalCases() []testCase {
 		{"Bad", signalBad},
 		{"List", signalList},
 		{"SentByAStep", signalByStep},
+		{"SentByTwoSteps", signalByTwoSteps},
 		{"SentByAStepOnce", signalByStepOnce},
 		{"SentByAStepToNobody", signalByStepToNobody},
 		{"SentToItself", signalToItself},
@@ -255,6 +256,20 @@ func signalByStep(f *fixture) {
 	equal(f, "payload", string(f.oneSignal(other).Payload), `"hi"`)
 	f.status(other, store.RunQueued)
 	equal(f, "run that was woken", f.take1(c).ID, other)
+}
+
+func signalByTwoSteps(f *fixture) {
+	c, l := f.leasedRun()
+	other := f.run(c.Queue(), "")
+	lo := f.take1(c)
+	f.settleAs(c, store.Delayed, waiting(lo, -1))
+	f.record(c, l, sending("greet", other, `1`), sending("greet again", other, `2`))
+	lo = f.take1(c)
+	s := f.load(lo.ID)
+	equal(f, "signals", len(s.Signals), 2)
+	o := waiting(lo, -1)
+	o.Wait.News = s.News
+	f.settleAs(c, store.Delayed, o)
 }
 
 // signalByStepOnce: the same step recorded again sends nothing; nor does a step

@@ -24,6 +24,7 @@ type task struct {
 	File     string        `json:"file,omitempty"` // of SQLite
 	Messages int           `json:"messages"`
 	Batch    int           `json:"batch,omitempty"`
+	Steps    int           `json:"steps,omitempty"` // of each workflow
 	Every    time.Duration `json:"every,omitempty"` // between messages
 }
 
@@ -35,6 +36,9 @@ const (
 	kindRiverSQLite  = "river-sqlite"
 	kindRiverEnqueue = "river-enqueue"
 	kindRiverLatency = "river-latency"
+	kindDBOS         = "dbos"
+	kindDBOSQueue    = "dbos-queue"
+	kindCommit       = "commit"
 )
 
 func runChild(ctx context.Context, in io.Reader, out io.Writer) error {
@@ -49,6 +53,9 @@ func runChild(ctx context.Context, in io.Reader, out io.Writer) error {
 		kindRiverSQLite:  riverSQLiteDrain,
 		kindRiverEnqueue: riverEnqueueBatches,
 		kindRiverLatency: riverLatency,
+		kindDBOS:         dbosStart,
+		kindDBOSQueue:    dbosDrain,
+		kindCommit:       bareCommits,
 	}
 	measure, ok := kinds[t.Kind]
 	if !ok {

@@ -7,7 +7,8 @@
 // work in process on the few bytes of their own benchmarks, at the settings of
 // those. The count of jobs that River's takes each second is left out. Graphile
 // Worker's clock does not run while Node starts. Messages come to River at even
-// intervals, to pgqrsd at random. Each starts on tables of its own that were
+// intervals, to pgqrsd at random. DBOS runs its workflows in process too, started
+// directly and from a queue, of which the better counts. Each starts on tables of its own that were
 // filled, vacuumed and analyzed, after a checkpoint, with the others' gone.
 //
 // The database is the one that DSN or PGQRS_TEST_DSN names; the schemas in it

@@ -15,6 +15,8 @@ const (
 	schemaEnqueue  = "sidebyside_enqueue"
 	schemaRiver    = "sidebyside_river"
 	schemaGraphile = "sidebyside_graphile"
+	schemaDBOS     = "sidebyside_dbos"
+	schemaCommit   = "sidebyside_commit"
 )
 
 // connect opens a connection of the bench's own.
@@ -40,7 +42,7 @@ func onConnection(ctx context.Context, dsn string, fn func(*pgx.Conn) error) err
 // contender's own are there while it is measured.
 func dropSchemas(ctx context.Context, dsn string) error {
 	return onConnection(ctx, dsn, func(conn *pgx.Conn) error {
-		for _, schema := range []string{schemaBare, schemaEnqueue, schemaRiver, schemaGraphile} {
+		for _, schema := range []string{schemaBare, schemaEnqueue, schemaRiver, schemaGraphile, schemaDBOS, schemaCommit} {
 			if _, err := conn.Exec(ctx, "drop schema if exists "+schema+" cascade"); err != nil {
 				return fmt.Errorf("drop schema %s: %w", schema, err)
 			}

@@ -19,7 +19,7 @@ const (
 // shown are the figures that the table prints for a contender; JSON has all.
 var shown = []string{
 	figJobs, figEnqueue, figStartP50, figStartP99, figStartMax, figStartP99Thirds, figDoneP99Thirds, figReadyFirst, figReadyGrowth,
-	figKeptUp, figStatements, figDaemonCPU, figHandlerCPU, figPeakMemory, figMemoryGrowth,
+	figWorkflows, figSteps, figStepP50, figStepP99, figCommitP50, figCommitP99, figKeptUp, figStatements, figDaemonCPU, figHandlerCPU, figPeakMemory, figMemoryGrowth,
 }
 
 // report is what a run prints.

@@ -65,7 +65,7 @@ func (l *lab) versions(ctx context.Context) map[string]string {
 	v := map[string]string{"Go": strings.TrimPrefix(runtime.Version(), "go")}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		names := map[string]string{
-			"github.com/riverqueue/river": "River", "github.com/jackc/pgx/v5": "pgx", "modernc.org/sqlite": "modernc.org/sqlite",
+			"github.com/riverqueue/river": "River", "github.com/jackc/pgx/v5": "pgx", "github.com/dbos-inc/dbos-transact-golang": "DBOS", "modernc.org/sqlite": "modernc.org/sqlite",
 		}
 		for _, dep := range info.Deps {
 			if name := names[dep.Path]; name != "" {

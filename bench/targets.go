@@ -25,6 +25,7 @@ const (
 	nameRiverIdle     = "river-idle"
 	nameRiverEvery    = "river-every-20ms"
 	nameOursIdle      = "pgqrsd-idle"
+	nameCommit        = "commit"
 	nameOursEvery     = "pgqrsd-every-20ms"
 	sqliteDSN         = "sqlite:"
 	megabyte          = 1e6
@@ -44,7 +45,8 @@ const (
 func experiments(l *lab) []experiment {
 	return []experiment{
 		l.drainExperiment(), l.latencyExperiment(), l.deepExperiment(), l.steadyExperiment(), l.inFlightExperiment(),
-		l.idleExperiment(), l.sqliteExperiment(), l.memoryExperiment(), l.enqueueExperiment(), l.riverLatencyExperiment(),
+		l.idleExperiment(), l.sqliteExperiment(), l.memoryExperiment(), l.enqueueExperiment(), l.workflowsExperiment(), l.stepExperiment(),
+		l.riverLatencyExperiment(),
 	}
 }
 

@@ -22,8 +22,31 @@
 //     held alone by whoever deletes it.
 //
 // Locks are taken in this order, each kind by ascending number: enqueue locks,
-// claim locks, rows of claims, rows of messages. Settling locks rows of claims
-// and never a claim lock, so it waits for no other consumer.
+// claim locks, rows of claims, rows of runs, rows of messages. Settling locks
+// rows of claims and never a claim lock, so it waits for no other consumer.
+//
+// # Runs
+//
+// A run of a workflow is a message. What only runs have stands in tables of its
+// own: runs (one row for each run that something is recorded of, or has come
+// to), steps, signals and events. Consumers of job queues never touch them.
+//
+// The row of runs is the lock of everything that passes between a run and the
+// others. Whoever wakes a run (a signal, the end of a child, Resume) adds to its
+// news under it, and moves the message from delayed to messages if it stands
+// there. Whoever lets a run wait compares its news under it with what the run
+// knew of, and lets it wait only if they are the same. So whichever comes first,
+// nothing is lost. A settlement locks the rows of all runs that it concerns in
+// one statement; those of its own runs that only record steps or end it need not
+// lock: the claim's row keeps whoever cancels them waiting.
+//
+// What a run waits for without limit is due at infinity: maintenance, which
+// reads delayed in the order of its index, never comes to it.
+//
+// complete_step records a step in an application's transaction. It holds the
+// rows of the claim and the message for key share, which lets renewals and
+// settlements of the claim's other messages pass (they lock for no key update),
+// but keeps the claim from being given back and the message from being settled.
 //
 // # Finding the next messages
 //

@@ -10,6 +10,8 @@ import (
 )
 
 const (
+	sqlLoadPlan = `select ` + planNested
+
 	// Each run is looked up by itself, so that nothing is ever scanned.
 	sqlLoadRuns = `
 select r.run_id, coalesce(r.version, ''), r.news, r.cancelling, r.paused from unnest($1::bigint[]) i(id)
@@ -44,6 +46,7 @@ func (t workflows) Load(ctx context.Context, ids ...int64) ([]store.RunState, er
 		}
 	}
 	b := t.s.batch()
+	b.add(sqlLoadPlan)
 	// What comes to a run after its news were counted is looked at, or seen by
 	// the next wait.
 	b.add(sqlLoadRuns, distinct).Query(func(r pgx.Rows) error {

@@ -35,6 +35,8 @@ from w where u.id = w.id returning u.id`
 select q.id, q.name from {{schema}}.queues q where q.id in (select c.queue_id from {{schema}}.claims c where c.expires_at <= {{now}})
 order by q.id`
 
+	sqlPromotePlan = `select ` + planNested
+
 	// sqlPromote makes messages ready that are due and were not long before $3,
 	// where none is left but dead rows. Two of it share the work.
 	sqlPromote = `
@@ -223,6 +225,7 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 	defer a.due.Unlock()
 	from := a.due.from()
 	b := a.s.batch()
+	b.add(sqlPromotePlan)
 	b.add(sqlPromote, a.s.now(), limit, from).QueryRow(func(r pgx.Row) error { return r.Scan(&now, &moved, &queues) })
 	b.add(sqlNextDue, a.s.now(), from).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
 	if err := b.send(ctx, op); err != nil {

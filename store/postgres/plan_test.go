@@ -28,6 +28,23 @@ var hotPlans = []struct {
 	{"settle deleted", sqlSettlePlan, sqlSettleDeleted, `1,'{1}','{1}','{1}'`,
 		[]string{"(claim = k.claim)", "using messages_pkey", "Hash Join"}},
 	{"drop claims", sqlSettlePlan, sqlDropClaims, `1,'{1}'`, []string{"(claim = k.claim)", "Tid Scan"}},
+	{"lock runs", sqlSettlePlan, sqlLockRuns, `null,1,'{1}','{1}','{1}','{v1}','{f}','{0}','{1}','{}'`,
+		[]string{"(claim = k_1.claim)", "using messages_pkey", "using runs_pkey", "using delayed_pkey"}},
+	{"record steps of runs", sqlSettlePlan, sqlRunSteps,
+		`null,'{1}','{step}','{0}','{a}','{0}','{succeeded}','{1}','{0}','{""}','{""}','{""}','{0}','{0}',1,'{1}','{1}','{1}','{1}'`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "using runs_pkey", "Hash Join"}},
+	{"settle runs done", sqlSettlePlan, sqlRunsDone, `null,1,'{1}','{1}','{1}','{""}'`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "using runs_pkey", "Hash Join"}},
+	{"look at held runs", sqlSettlePlan, sqlHeldRuns, `1,'{1}','{1}','{1}'`,
+		[]string{"(claim = k.claim)", "using messages_pkey", "using runs_pkey"}},
+	{"look at steps", sqlSettlePlan, sqlStepLook, `'{1}','{a}','{0}','{1}','{2}','{q}','{k}'`,
+		[]string{"using steps_pkey", "using signals_", "using runs_pkey", "using runs_key", "using archive_pkey"}},
+	{"take signals", sqlSettlePlan, sqlSignalsTake, `'{1}','{a}','{0}'`, []string{"using signals_pkey"}},
+	{"load steps", sqlLoadPlan, sqlLoadSteps, `null,'{1}'`, []string{"using steps_pkey"}},
+	{"load signals", sqlLoadPlan, sqlLoadSignals, `'{1}'`, []string{"using signals_run"}},
+	{"load runs", sqlLoadPlan, sqlLoadRuns, `'{1}'`, []string{"using runs_pkey"}},
+	{"promote", sqlPromotePlan, sqlPromote, `null,10,null`, []string{"using delayed_due", "using delayed_pkey"}},
+	{"next due", sqlPromotePlan, sqlNextDue, `null,null`, []string{"using delayed_due"}},
 	{"extend", sqlMarkPlan, sqlExtend, `null,1,'{1}','{1}','{1}',1`,
 		[]string{"(claim = k.claim)", "using messages_pkey", "Tid Scan", "Hash Join"}},
 }
@@ -50,7 +67,7 @@ func TestHotPlansStay(t *testing.T) {
 		}
 	}
 	analyze := func() {
-		for _, table := range []string{"messages", "claims", "workers", "archive", "queues"} {
+		for _, table := range []string{"messages", "claims", "workers", "archive", "queues", "runs", "steps", "signals", "delayed"} {
 			exec("analyze " + s.schema + "." + table)
 		}
 	}
@@ -58,6 +75,16 @@ func TestHotPlansStay(t *testing.T) {
 	analyze()
 	checkPlans(t, s, conn, "empty", keptPlans)
 	enqueue(t, s, "q", 10_000)
+	// So many runs, with their steps and signals, most of which wait until they
+	// are woken.
+	exec(`insert into ` + s.schema + `.runs (run_id, queue_id, version, key) select g, 1, 'v1', 'k' || g from generate_series(1, 20000) g`)
+	exec(`insert into ` + s.schema + `.steps (run_id, occurrence, tries, name, state, started_at)
+		select g, n, 1, 'a', 'succeeded', now() from generate_series(1, 20000) g, generate_series(0, 2) n`)
+	exec(`insert into ` + s.schema + `.signals (run_id, sent_at, topic, payload) select g, now(), 't', '1' from generate_series(1, 20000) g`)
+	exec(`insert into ` + s.schema + `.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, payload)
+		select g, now(), 'infinity', 1, 0, 0, '1' from generate_series(20001, 40000) g`)
+	exec(`insert into ` + s.schema + `.archive (id, enqueued_at, finished_at, queue_id, state, attempts, priority, payload)
+		select g, now(), now(), 1, 'done', 0, 0, '1' from generate_series(40001, 60000) g`)
 	exec(`insert into ` + s.schema + `.claims (worker_id, claim, leased_at, expires_at, queue_id, ids)
 		select w.id, g, now(), now() + interval '1 h', w.queue_id, (select array_agg(i) from generate_series(g * 300, g * 300 + 299) i)
 		from ` + s.schema + `.workers w, generate_series(1, 5000) g where w.queue_id is not null`)

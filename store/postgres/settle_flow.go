@@ -93,7 +93,6 @@ type stepLook struct {
 	free   bool            // the signal is there and nobody's
 	target string          // open, ended or ""
 	keyed  int64           // the run that has the child's key
-	child  int64           // the id of the child to start
 }
 
 // recorded reports whether the step has its result, or waits for its child already.

@@ -195,6 +195,9 @@ returns jsonb language sql stable parallel safe as $$
             'attempt', attempt, 'at', at, 'error', error, 'worker', worker)))
 $$;
 
+-- The functions below keep their plans for the session. One that was made while
+-- a table was empty would read all of it when it is full: hence the settings.
+
 -- Something has come to a run: it is ready if it waits, but for a time that it
 -- did not ask for itself. Returns the name of its queue if it was woken.
 create function {{schema}}.wake_run(run bigint, at timestamptz)
@@ -224,7 +227,7 @@ end $fn$;
 -- signal is null if the run is not there or has ended.
 create function {{schema}}.signal_run(run bigint, topic text, payload json, key text, at timestamptz,
     out signal bigint, out created boolean, out woken text)
-language plpgsql as $fn$
+language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
 begin
     created := false;
@@ -264,7 +267,7 @@ end $fn$;
 -- parents, whose rows of runs are locked. Those that have not ended are left
 -- out. Returns the queues of those that were woken.
 create function {{schema}}.end_children(ids bigint[], at timestamptz)
-returns setof text language plpgsql as $fn$
+returns setof text language plpgsql set enable_seqscan = off as $fn$
 declare
     c     record;
     ended {{schema}}.archive;
@@ -329,7 +332,7 @@ end $fn$;
 -- Until the transaction ends the lease can be renewed, and does not run out.
 create function {{schema}}.complete_step(run bigint, worker bigint, claim bigint,
     name text, occurrence bigint, "position" int, output json default null)
-returns void language plpgsql as $fn$
+returns void language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
 begin
     perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim

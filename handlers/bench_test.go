@@ -154,3 +154,51 @@ func cpuTime(tb testing.TB) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkSteps runs workflows of 100 steps, 100 at once, against a host that
+// records at once.
+func BenchmarkSteps(b *testing.B) {
+	const steps, concurrency = 100, 100
+	h := handlers.Workflow("q", func(ctx context.Context, _ json.RawMessage) (struct{}, error) {
+		for range steps {
+			if _, err := handlers.Step(ctx, "s", func(context.Context) (int, error) { return 1, nil }); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	})
+	stream, err := dial(b, h).Work(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	hello := &handlerpb.Hello{Queues: []*handlerpb.Hello_QueueSettings{{Name: "q", Concurrency: concurrency}}}
+	if err := stream.Send(&handlerpb.HostFrame{Hello: hello}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	cpu := cpuTime(b)
+	b.ResetTimer()
+	sent, ended := 0, 0
+	for ended*steps < b.N {
+		answer := &handlerpb.HostFrame{}
+		for sent-ended < concurrency && sent*steps < b.N {
+			sent++
+			answer.Jobs = append(answer.Jobs, &handlerpb.Job{Id: int64(sent), Claim: 1, Queue: "q", Payload: []byte("null")})
+		}
+		if len(answer.Jobs) == 0 {
+			frame, err := stream.Recv()
+			if err != nil {
+				b.Fatal(err)
+			}
+			ended += len(frame.Results)
+			for _, c := range frame.StepCalls {
+				answer.StepReplies = append(answer.StepReplies, &handlerpb.StepReply{Number: c.Number})
+			}
+		}
+		if err := stream.Send(answer); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(ended*steps), "cpu-us/step")
+}

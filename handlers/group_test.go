@@ -98,8 +98,8 @@ func TestBranchesOfBranchesAndTheirErrors(t *testing.T) {
 func TestTheRunWaitsWhenAllBranchesDo(t *testing.T) {
 	p := workflow(t, func(ctx context.Context) (int, error) {
 		g := handlers.NewGroup(ctx)
-		for i, d := range []time.Duration{3, 1, 2} {
-			g.Go(fmt.Sprint("b", i), func(ctx context.Context) error { return handlers.Sleep(ctx, "nap", d*time.Hour) })
+		for i, d := range []time.Duration{3 * time.Hour, time.Hour, 2 * time.Hour} {
+			g.Go(fmt.Sprint("b", i), func(ctx context.Context) error { return handlers.Sleep(ctx, "nap", d) })
 		}
 		g.Go("r", func(ctx context.Context) error { _, err := handlers.Receive[int](ctx, "topic", 0); return err })
 		err := g.Wait()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 		handlers.Serve(
 			handlers.Name("testbinary"), handlers.Version("v1.2.3"),
 			handlers.Handle("nop", nop), handlers.Handle("print", printer), handlers.Handle("wait", waiter),
+			handlers.Workflow("order", nop, handlers.CarriesOn("v1", "v0")),
 		)
 		fmt.Fprintln(os.Stderr, "main goes on after Serve")
 	}
@@ -209,8 +211,11 @@ func TestServeDescribes(t *testing.T) {
 	if d.Name != "testbinary" || d.Version != "v1.2.3" || d.Sdk != handlers.SDK {
 		t.Errorf("the handler describes itself as %v", d)
 	}
-	if len(d.Queues) != 3 || d.Queues[0].Name != "nop" || d.Queues[0].Kind != handlerpb.Description_KIND_JOB {
+	if len(d.Queues) != 4 || d.Queues[0].Name != "nop" || d.Queues[0].Kind != handlerpb.Description_KIND_JOB {
 		t.Errorf("it serves %v", d.Queues)
+	}
+	if q := d.Queues[3]; q.Name != "order" || q.Kind != handlerpb.Description_KIND_WORKFLOW || !slices.Equal(q.Versions, []string{"v1", "v0"}) {
+		t.Errorf("its workflow is %v", q)
 	}
 	if c.client.NegotiatedVersion() != handlers.ProtocolVersion {
 		t.Errorf("the protocol is version %d", c.client.NegotiatedVersion())
@@ -318,7 +323,7 @@ func TestServeByHand(t *testing.T) {
 	}
 	t.Run("no arguments", func(t *testing.T) {
 		out, _, code := run(t, "1")
-		if code != 0 || !strings.Contains(out, "testbinary v1.2.3 is a pgqrsd handler. It serves the queues nop, print, wait.") {
+		if code != 0 || !strings.Contains(out, "testbinary v1.2.3 is a pgqrsd handler. It serves the queues nop, print, wait, order.") {
 			t.Errorf("status %d:\n%s", code, out)
 		}
 	})
@@ -327,12 +332,16 @@ func TestServeByHand(t *testing.T) {
 		var got struct {
 			Name, Version, SDK string
 			Protocol           int
-			Queues             []struct{ Name, Kind string }
+			Queues             []struct {
+				Name, Kind string
+				Versions   []string
+			}
 		}
 		if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
 			t.Fatalf("status %d, %v:\n%s", code, err, out)
 		}
-		if got.Name != "testbinary" || got.Protocol != 1 || len(got.Queues) != 3 || got.Queues[2].Name != "wait" || got.Queues[2].Kind != "job" {
+		if got.Name != "testbinary" || got.Protocol != 1 || len(got.Queues) != 4 || got.Queues[2].Name != "wait" || got.Queues[2].Kind != "job" ||
+			got.Queues[3].Kind != "workflow" || !slices.Equal(got.Queues[3].Versions, []string{"v1", "v0"}) {
 			t.Errorf("described as %+v", got)
 		}
 	})

@@ -195,7 +195,11 @@ func stopped(t *testing.T, job *handlerpb.Job, body error, stop *handlerpb.HostF
 		return value(ctx, "b", 1)
 	})
 	p.begin(job)
-	<-began
+	select {
+	case <-began:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the step's body did not begin")
+	}
 	if stop != nil {
 		p.send(stop)
 		// The pong says that the frame before it was read.
@@ -225,8 +229,8 @@ func TestStopsAtTheBoundary(t *testing.T) {
 		"drain, and a failed step": {0, errBroken, drain, discard, []string{"nap[0]@0", "a[0]@1"}},
 		"cancel":                   {0, nil, cancel, release, []string{"nap[0]@0", "a[0]@1"}},
 		"cancel, and an error":     {0, errBroken, cancel, release, nil},
-		"timeout":                  {1, nil, nil, retry, []string{"nap[0]@0", "a[0]@1"}},
-		"timeout, and an error":    {1, errBroken, nil, retry, nil},
+		"timeout":                  {500, nil, nil, retry, []string{"nap[0]@0", "a[0]@1"}},
+		"timeout, and an error":    {500, errBroken, nil, retry, nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -129,7 +129,7 @@ func TestReplayRunsNothingAgain(t *testing.T) {
 		_, err = value(ctx, "b", "new")
 		var failure *handlers.StepError
 		if !errors.As(err, &failure) {
-			return "", fmt.Errorf("b is %v", err)
+			return "", fmt.Errorf("b did not fail: %w", err)
 		}
 		c, err := value(ctx, "c", "new")
 		return a + failure.Reason + c, err

@@ -56,7 +56,8 @@ type Daemon struct {
 	due      signal // something may have become due earlier than thought
 	progress signal // a queue ran out of jobs or of results
 
-	bodies *semaphore.Weighted // bytes of HTTP requests
+	bodies  *semaphore.Weighted // bytes of HTTP requests
+	misfits misfits
 
 	mu     sync.Mutex
 	queues map[string]*queue
@@ -75,7 +76,7 @@ func New(cfg Config) (*Daemon, error) {
 		born: time.Now(), cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry, cfg.Version, cfg.Store),
 		now: make(chan struct{}), changed: newSignal(), reloaded: newSignal(), pulseNow: newSignal(), due: newSignal(), progress: newSignal(),
 		queues: map[string]*queue{}, closed: map[string]time.Time{},
-		bodies: semaphore.NewWeighted(maxBodies),
+		bodies: semaphore.NewWeighted(maxBodies), misfits: misfits{},
 	}
 	d.settings.Store(&cfg)
 	d.database = &database{log: cfg.Logger, gauge: d.metrics.database, changed: d.status, since: time.Now()}

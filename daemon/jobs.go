@@ -38,26 +38,28 @@ type job struct {
 	claim    *claim
 	attempt  int
 	place    place
-	marked   bool // recorded as started
-	recalled bool // asked back because it did not start
-	asked    bool // a Settle that held it failed; it may have been recorded
-	size     int  // of the payload
+	marked   bool  // recorded as started
+	recalled bool  // asked back because it did not start
+	asked    bool  // a Settle that held it failed; it may have been recorded
+	size     int   // of the payload, and of a run's steps and signals
+	news     int64 // of a run, as it was when it was leased; see store.Wait
 	started  time.Time
 	outcome  store.Outcome
 }
 
 func (j *job) ref() host.Ref { return host.Ref{ID: j.lease.ID, Claim: j.claim.number} }
 
-// admit takes leased messages in. It returns nil when the consumer registered
-// anew in the meantime, so that these leases are lost.
-func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time, msgs []store.LeasedMessage) (*claim, []*handlerpb.Job) {
+// admit takes leased messages in, and what they carry on from if they are runs,
+// and returns the jobs for the handler. It returns nil when the consumer
+// registered anew in the meantime, so that these leases are lost.
+func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time, msgs []store.LeasedMessage, runs []store.RunState) (*claim, []*handlerpb.Job) {
 	timeout := max(0, cfg.Timeout)
 	c := &claim{
 		worker: consumer.ID(), jobs: make([]job, len(msgs)), open: len(msgs), unmarked: len(msgs),
 		at: asked, lease: cfg.Lease, renewAt: asked.Add(cfg.Lease / 3),
 	}
 	slab := make([]handlerpb.Job, len(msgs))
-	out := make([]*handlerpb.Job, len(msgs))
+	out := make([]*handlerpb.Job, 0, len(msgs))
 	sizes := 0
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,18 +72,28 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 	for i := range msgs {
 		m, j, p := &msgs[i], &c.jobs[i], &slab[i]
 		j.lease, j.claim, j.attempt, j.size = m.Lease, c, m.Attempt, len(m.Payload)
+		if runs != nil {
+			j.news = runs[i].News
+			j.size += resume(p, &runs[i])
+		}
 		sizes += j.size
 		q.held += j.size
 		q.jobs[j.ref()] = j
+		if runs != nil {
+			if o, ok := halted(j.lease, &runs[i]); ok {
+				q.finish(j, o)
+				continue
+			}
+		}
 		p.Id, p.Claim, p.Queue = m.ID, c.number, q.name
 		p.Attempt, p.MaxAttempts = uint32(m.Attempt), uint32(m.MaxAttempts)
 		p.TimeoutMs = timeout.Milliseconds()
 		p.EnqueuedAtUs = m.EnqueuedAt.UnixMicro()
 		p.Headers, p.Payload = m.Headers, m.Payload
-		out[i] = p
+		out = append(out, p)
 	}
 	q.size += (float64(sizes)/float64(len(msgs)) - q.size) / 2
-	q.m.inFlight.Set(float64(len(q.jobs)))
+	q.counted()
 	return c, out
 }
 
@@ -99,7 +111,7 @@ func (q *queue) giveBack(c *claim) {
 func (q *queue) finish(j *job, o store.Outcome) {
 	q.leave(j)
 	j.place, j.outcome = ended, o
-	q.results = append(q.results, j)
+	q.results = append(q.results, entry{job: j})
 	q.bytes += outcomeBytes(&o)
 }
 
@@ -146,15 +158,7 @@ func (q *queue) left() (jobs, results int) {
 	return len(q.jobs), len(q.results) + q.settling
 }
 
-func outcomeBytes(o *store.Outcome) int {
-	n := len(o.Output) + len(o.Error)
-	for i := range o.Enqueue {
-		n += len(o.Enqueue[i].Payload)
-	}
-	return n
-}
-
-// Room, Started, Results and Beats make the queue a host.Sink.
+// Room, Started, Beats, Steps and Results make the queue a host.Sink.
 
 // Room is called when the handler may have room.
 func (q *queue) Room() { q.room.raise() }
@@ -199,6 +203,9 @@ func (q *queue) Results(results []host.Result) {
 	q.mu.Unlock()
 	q.record.raise()
 	q.room.raise()
+	if q.kind == store.WorkflowQueue {
+		q.sayStranded(now)
+	}
 }
 
 // Beats is called with how far jobs are.

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 			handlers.Name("testhandler"), handlers.Version("v1"),
 			handlers.Handle("work", perform),
 			handlers.Handle("more", perform),
+			handlers.Workflow("flow", follow, handlers.CarriesOn("v0")),
 		)
 		return
 	}

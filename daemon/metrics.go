@@ -17,6 +17,7 @@ const otherQueue = "other"
 
 var settledOutcomes = []store.OutcomeKind{
 	store.OutcomeDone, store.OutcomeRetry, store.OutcomeSnooze, store.OutcomeDiscard, store.OutcomeRelease,
+	store.OutcomeWait, store.OutcomeCancel,
 }
 
 // metrics are what /metrics shows. docs/operations.md lists them.
@@ -31,6 +32,8 @@ type metrics struct {
 	inFlight  *prometheus.GaugeVec
 	unsettled *prometheus.GaugeVec
 	lost      *prometheus.CounterVec
+	steps     *prometheus.CounterVec
+	stranded  *prometheus.CounterVec
 	restarts  *prometheus.CounterVec
 	batch     prometheus.Histogram
 	database  prometheus.Gauge
@@ -44,6 +47,7 @@ type metrics struct {
 // queueMetrics are one queue's, looked up once.
 type queueMetrics struct {
 	leased, lost        prometheus.Counter
+	steps, stranded     prometheus.Counter
 	run, wait           prometheus.Observer
 	inFlight, unsettled prometheus.Gauge
 	settled             map[store.OutcomeKind]prometheus.Counter
@@ -75,6 +79,8 @@ func newMetrics(registry *prometheus.Registry, version string, s store.Store) *m
 		inFlight:  gauge("pgqrsd_in_flight", "Jobs that handlers have.", "queue"),
 		unsettled: gauge("pgqrsd_unsettled", "Results that are not recorded yet.", "queue"),
 		lost:      counter("pgqrsd_leases_lost_total", "Attempts whose lease was lost before their outcome was recorded.", "queue"),
+		steps:     counter("pgqrsd_steps_total", "Steps of workflow runs that this daemon recorded.", "queue"),
+		stranded:  counter("pgqrsd_runs_without_handler_total", "Times that a leased run was put off because the handler does not carry on its version.", "queue"),
 		restarts:  counter("pgqrsd_handler_restarts_total", "Restarts of handlers after a crash.", "handler"),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "pgqrsd_settle_batch_size", Help: "Outcomes recorded in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 12)}),
@@ -89,7 +95,7 @@ func newMetrics(registry *prometheus.Registry, version string, s store.Store) *m
 		}, func() float64 { return float64(counter.Statements()) }))
 	}
 	registry.MustRegister(m.messages, m.oldest, m.leased, m.settled, m.run, m.wait, m.inFlight,
-		m.unsettled, m.lost, m.restarts, m.batch, m.database, m.leader, info)
+		m.unsettled, m.lost, m.steps, m.stranded, m.restarts, m.batch, m.database, m.leader, info)
 	return m
 }
 
@@ -114,6 +120,7 @@ func (m *metrics) queue(name string) *queueMetrics {
 	}
 	q := &queueMetrics{
 		leased: m.leased.WithLabelValues(name), lost: m.lost.WithLabelValues(name),
+		steps: m.steps.WithLabelValues(name), stranded: m.stranded.WithLabelValues(name),
 		run: m.run.WithLabelValues(name), wait: m.wait.WithLabelValues(name),
 		inFlight: m.inFlight.WithLabelValues(name), unsettled: m.unsettled.WithLabelValues(name),
 		settled: map[store.OutcomeKind]prometheus.Counter{},

@@ -48,10 +48,14 @@ type queue struct {
 	heard     time.Time // when the last results came
 	held      int       // bytes of the payloads that handlers have
 	size      float64   // moving mean of the payloads
-	results   []*job    // wait to be recorded
+	results   []entry   // wait to be recorded
 	bytes     int       // of results
 	settling  int       // results that the settle loop has in hand
 	beats     map[store.Lease]store.Progress
+	// stranded counts the runs that no handler here carries on, by version,
+	// since that was said.
+	stranded     map[string]int
+	strandedSaid time.Time
 }
 
 const (
@@ -177,7 +181,15 @@ func (q *queue) claim(ctx context.Context, want int) (int, error) {
 	for i := range msgs {
 		q.m.wait.Observe(msgs[i].Waited.Seconds())
 	}
-	q.send(q.admit(consumer, cfg, asked, msgs))
+	var runs []store.RunState
+	if q.kind == store.WorkflowQueue {
+		if runs, err = q.load(call, msgs); err != nil {
+			c, _ := q.admit(consumer, cfg, asked, msgs, nil)
+			q.giveUp(c)
+			return 0, err
+		}
+	}
+	q.send(q.admit(consumer, cfg, asked, msgs, runs))
 	return len(msgs), nil
 }
 
@@ -185,6 +197,9 @@ func (q *queue) claim(ctx context.Context, want int) (int, error) {
 func (q *queue) send(c *claim, jobs []*handlerpb.Job) {
 	if c == nil {
 		return
+	}
+	if len(jobs) < len(c.jobs) {
+		q.record.raise() // some are settled at once
 	}
 	q.mu.Lock()
 	stopped := !q.mayLease()
@@ -198,6 +213,14 @@ func (q *queue) send(c *claim, jobs []*handlerpb.Job) {
 		} else if !errors.Is(err, host.ErrNotServed) {
 			q.log.Warn("jobs could not be sent to the handler and are released", "jobs", len(jobs), "error", err)
 		}
+	}
+	q.giveUp(c)
+}
+
+// giveUp releases the jobs of a claim that no handler got; nil is none.
+func (q *queue) giveUp(c *claim) {
+	if c == nil {
+		return
 	}
 	q.mu.Lock()
 	q.giveBack(c)

@@ -42,7 +42,7 @@ func (q *queue) leased(n, size int, at time.Time) []*handlerpb.Job {
 		q.claimed++ // any number that does not recur will do for an id
 		msgs[i] = store.LeasedMessage{Lease: store.Lease{Worker: q.consumer.ID(), Claim: q.claimed, ID: q.claimed}, Attempt: 1, Payload: make(json.RawMessage, size)}
 	}
-	_, jobs := q.admit(q.consumer, q.cfg, at, msgs)
+	_, jobs := q.admit(q.consumer, q.cfg, at, msgs, nil)
 	return jobs
 }
 
@@ -155,7 +155,7 @@ func TestBookkeeping(t *testing.T) {
 func TestJobsWhoseLeaseRanOutAreNotSent(t *testing.T) {
 	q := bookkeeping(t, 10)
 	msgs := []store.LeasedMessage{{Lease: store.Lease{Worker: q.consumer.ID(), Claim: 1, ID: 1}, Attempt: 1}}
-	q.send(q.admit(q.consumer, q.cfg, time.Now().Add(-q.cfg.Lease), msgs))
+	q.send(q.admit(q.consumer, q.cfg, time.Now().Add(-q.cfg.Lease), msgs, nil))
 	batch, outcomes := q.take(nil, nil, maxSettle)
 	if len(batch) != 1 || outcomes[0].Kind != store.OutcomeRelease {
 		t.Errorf("to settle are %+v, want a release", outcomes)

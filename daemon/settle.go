@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -18,85 +17,14 @@ const (
 	maxSettle      = 2000
 	leastSettle    = 16
 	maxSettleBytes = 8 << 20
-	// minSnooze keeps a handler that snoozes for no time from running the same
-	// message over and over as fast as it can.
-	minSnooze = 100 * time.Millisecond
 )
 
-// outcome is what to record for a handler's result. It wants the lock.
-func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
-	o := store.Outcome{Lease: j.lease}
-	switch r.GetOutcome() {
-	case handlerpb.Outcome_OUTCOME_DONE:
-		o.Kind, o.Output = store.OutcomeDone, r.GetOutput()
-		if q.cfg.Retain == RetainDelete {
-			o.Kind, o.Output = store.OutcomeDelete, nil
-		}
-	case handlerpb.Outcome_OUTCOME_RETRY:
-		o = q.retryOutcome(j, r.GetError())
-		if r.DelayMs != nil {
-			o.Delay = millis(r.GetDelayMs())
-		}
-	case handlerpb.Outcome_OUTCOME_SNOOZE:
-		if r.DelayMs == nil {
-			return q.retryOutcome(j, "the handler snoozed without saying for how long")
-		}
-		o.Kind, o.Delay = store.OutcomeSnooze, max(minSnooze, millis(r.GetDelayMs()))
-	case handlerpb.Outcome_OUTCOME_DISCARD:
-		o.Kind, o.Error = store.OutcomeDiscard, r.GetError()
-	case handlerpb.Outcome_OUTCOME_RELEASE:
-		o.Kind = store.OutcomeRelease
-		return o
-	default:
-		return q.retryOutcome(j, fmt.Sprintf("the handler answered with an unknown outcome (%d)", r.GetOutcome()))
-	}
-	if o.Kind == store.OutcomeRetry && q.d.killing.Load() {
-		// It failed because the daemon stops. That is not the job's fault.
-		return store.Outcome{Lease: j.lease, Kind: store.OutcomeRelease}
-	}
-	o.Enqueue = followUps(r.GetEnqueue())
-	for _, m := range o.Enqueue {
-		if err := q.d.cfg.Validator.Validate(m.Payload); err != nil {
-			return store.Outcome{
-				Lease: j.lease, Kind: store.OutcomeDiscard,
-				Error: fmt.Sprintf("the handler's follow-up message for queue %q cannot be enqueued: %v", m.Queue, err),
-			}
-		}
-	}
-	return o
-}
-
-// retryOutcome is a failed attempt with the queue's backoff. It wants the lock.
-func (q *queue) retryOutcome(j *job, reason string) store.Outcome {
-	return store.Outcome{
-		Lease: j.lease, Kind: store.OutcomeRetry, Error: reason, Delay: q.cfg.Backoff.delay(j.attempt),
-	}
-}
-
-func millis(ms int64) time.Duration {
-	const most = int64(1<<63-1) / int64(time.Millisecond)
-	return time.Duration(min(max(0, ms), most)) * time.Millisecond
-}
-
-func followUps(in []*handlerpb.Enqueue) []store.NewMessage {
-	if len(in) == 0 {
-		return nil
-	}
-	out := make([]store.NewMessage, len(in))
-	for i, m := range in {
-		out[i] = store.NewMessage{
-			Queue: m.GetQueue(), Payload: m.GetPayload(), Delay: millis(m.GetDelayMs()),
-			Priority: int(m.GetPriority()), Headers: m.GetHeaders(),
-		}
-	}
-	return out
-}
-
-// settleLoop records results: whatever is there when the last batch is on disk.
+// settleLoop records results and steps: whatever is there when the last batch is
+// on disk.
 func (q *queue) settleLoop(ctx context.Context) error {
 	var (
 		back     retry
-		batch    []*job
+		batch    []entry
 		outcomes []store.Outcome
 		refused  bool // by a database that answers; said once
 		most     = maxSettle
@@ -151,16 +79,18 @@ func itemsFault(err error) bool {
 }
 
 // unsure notes that nobody knows whether these were recorded.
-func (q *queue) unsure(batch []*job) {
+func (q *queue) unsure(batch []entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, j := range batch {
-		j.asked = true
+	for _, e := range batch {
+		if e.call == nil { // recording a step again says nothing new
+			e.job.asked = true
+		}
 	}
 }
 
 // shorten puts what is beyond most back among the results.
-func (q *queue) shorten(batch []*job, most int) []*job {
+func (q *queue) shorten(batch []entry, most int) []entry {
 	if len(batch) <= most {
 		return batch
 	}
@@ -173,21 +103,26 @@ func (q *queue) shorten(batch []*job, most int) []*job {
 
 // take fills batch with what is to be recorded next, and outcomes with their
 // outcomes, at most so many. What is in batch already comes first: it is tried again.
-func (q *queue) take(batch []*job, outcomes []store.Outcome, most int) ([]*job, []store.Outcome) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+func (q *queue) take(batch []entry, outcomes []store.Outcome, most int) ([]entry, []store.Outcome) {
+	var lost []host.Reply
 	kept, bytes := batch[:0], 0
 	outcomes = outcomes[:0]
-	add := func(j *job) {
-		if j.place != ended {
+	add := func(e entry) {
+		switch {
+		case e.job.place == gone && e.call != nil:
+			lost = append(lost, q.lostCall(e))
+			return
+		case e.job.place != ended && e.call == nil:
 			return // its lease was lost while it waited
 		}
-		kept = append(kept, j)
-		outcomes = append(outcomes, j.outcome)
-		bytes += outcomeBytes(&j.outcome)
+		o := e.outcome()
+		kept = append(kept, e)
+		outcomes = append(outcomes, *o)
+		bytes += outcomeBytes(o)
 	}
-	for _, j := range batch {
-		add(j)
+	q.mu.Lock()
+	for _, e := range batch {
+		add(e)
 	}
 	n := 0
 	for n < len(q.results) && len(kept) < most && bytes < maxSettleBytes {
@@ -199,6 +134,8 @@ func (q *queue) take(batch []*job, outcomes []store.Outcome, most int) ([]*job, 
 	q.results = q.results[:rest]
 	q.settling = len(kept)
 	q.counted()
+	q.mu.Unlock()
+	q.lane.Reply(lost)
 	return kept, outcomes
 }
 
@@ -218,10 +155,10 @@ func (q *queue) settle(ctx context.Context, outcomes []store.Outcome) ([]store.S
 
 // settleEach records a batch that failed as a whole one by one, and returns
 // what is to be tried again.
-func (q *queue) settleEach(ctx context.Context, batch []*job) []*job {
-	for i, j := range batch {
-		one := []*job{j}
-		settled, err := q.settle(ctx, []store.Outcome{j.outcome})
+func (q *queue) settleEach(ctx context.Context, batch []entry) []entry {
+	for i, e := range batch {
+		one := []entry{e}
+		settled, err := q.settle(ctx, []store.Outcome{*e.outcome()})
 		switch {
 		case err == nil:
 			q.settled(one, settled)
@@ -237,10 +174,15 @@ func (q *queue) settleEach(ctx context.Context, batch []*job) []*job {
 
 // abandon gives up a result that the store refuses: the first time it is
 // recorded as a failed attempt instead; the second time its lease runs out.
-func (q *queue) abandon(batch []*job, err error) {
+func (q *queue) abandon(batch []entry, err error) {
+	var t tally
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, j := range batch {
+	for _, e := range batch {
+		j := e.job
+		if e.call != nil {
+			q.recordedCall(&t, e, store.Settled{Err: err}, &handlerpb.StepReply{})
+			continue
+		}
 		if j.place != ended {
 			continue
 		}
@@ -253,6 +195,8 @@ func (q *queue) abandon(batch []*job, err error) {
 	}
 	q.settling -= len(batch)
 	q.counted()
+	q.mu.Unlock()
+	q.lane.Reply(t.replies)
 	q.record.raise()
 	q.room.raise()
 }
@@ -261,7 +205,7 @@ func (q *queue) abandon(batch []*job, err error) {
 func (q *queue) replace(j *job, o store.Outcome) {
 	q.bytes += outcomeBytes(&o) - outcomeBytes(&j.outcome)
 	j.outcome = o
-	q.results = append(q.results, j)
+	q.results = append(q.results, entry{job: j})
 }
 
 // tally is what one batch came to.
@@ -273,22 +217,71 @@ type tally struct {
 	deadText string
 	delayed  bool
 	wake     map[string]bool
+	steps    int
+	replies  []host.Reply
+	// others says that runs of other queues may have been woken.
+	others bool
 }
 
 // settled takes the store's answers.
-func (q *queue) settled(batch []*job, answers []store.Settled) {
+func (q *queue) settled(batch []entry, answers []store.Settled) {
 	t := tally{kinds: make(map[store.OutcomeKind]int, 2)}
+	replies := t.roomForReplies(batch)
 	q.mu.Lock()
-	for i, j := range batch {
-		if j.place == ended {
-			q.answered(&t, j, answers[i])
+	for i, e := range batch {
+		switch {
+		case e.call != nil:
+			q.recordedCall(&t, e, answers[i], &replies[len(t.replies)])
+		case e.job.place == ended:
+			q.answered(&t, e.job, answers[i])
 		}
 	}
 	q.settling -= len(batch)
 	q.counted()
 	q.mu.Unlock()
+	q.lane.Reply(t.replies)
 	q.room.raise()
 	q.report(&t)
+}
+
+// roomForReplies makes room for the replies to the calls of a batch, at once.
+func (t *tally) roomForReplies(batch []entry) []handlerpb.StepReply {
+	calls := 0
+	for i := range batch {
+		if batch[i].call != nil {
+			calls++
+		}
+	}
+	if calls == 0 {
+		return nil
+	}
+	t.replies = make([]host.Reply, 0, calls)
+	return make([]handlerpb.StepReply, calls)
+}
+
+// touch notes which queues an outcome puts messages on, or may have.
+func (t *tally) touch(o *store.Outcome) {
+	for i := range o.Enqueue {
+		t.woken(o.Enqueue[i].Queue, o.Enqueue[i].Delay)
+	}
+	for i := range o.Steps {
+		if child := o.Steps[i].Child; child != nil {
+			t.woken(child.Workflow, child.Delay)
+		}
+		t.others = t.others || o.Steps[i].Send != nil
+	}
+}
+
+// woken notes that there is a message on a queue, after the delay.
+func (t *tally) woken(queue string, delay time.Duration) {
+	if delay > 0 {
+		t.delayed = true
+		return
+	}
+	if t.wake == nil {
+		t.wake = map[string]bool{}
+	}
+	t.wake[queue] = true
 }
 
 // answered takes the store's answer for one job. It wants the lock.
@@ -296,25 +289,23 @@ func (q *queue) answered(t *tally, j *job, answer store.Settled) {
 	o := &j.outcome
 	switch {
 	case answer.Err == nil:
-		t.kinds[o.Kind]++
-		if answer.State == store.Dead {
+		kind := o.Kind
+		t.steps += len(o.Steps)
+		t.touch(o)
+		switch answer.State {
+		case store.Dead:
 			t.dead++
 			t.deadID, t.deadText = j.lease.ID, o.Error
+		case store.Cancelled: // whatever the handler answered
+			kind = store.OutcomeCancel
+		case store.Delayed:
+			t.delayed = t.delayed || o.Wait == nil || o.Wait.Delay >= 0
+		case store.Ready:
+			t.woken(q.name, 0)
 		}
-		t.delayed = t.delayed || answer.State == store.Delayed
-		for i := range o.Enqueue {
-			if t.wake == nil {
-				t.wake = map[string]bool{}
-			}
-			t.wake[o.Enqueue[i].Queue] = true
-			t.delayed = t.delayed || o.Enqueue[i].Delay > 0
-		}
-		if answer.State == store.Ready {
-			if t.wake == nil {
-				t.wake = map[string]bool{}
-			}
-			t.wake[q.name] = true
-		}
+		// A run that has ended may have woken the one that started it.
+		t.others = t.others || q.kind == store.WorkflowQueue && answer.State.Archived()
+		t.kinds[kind]++
 		q.drop(j)
 	case errors.Is(answer.Err, store.ErrLeaseLost):
 		// After a try whose answer was lost it was recorded then, most likely.
@@ -337,8 +328,8 @@ func (q *queue) refused(j *job, err error) {
 	reason := "the handler's result cannot be recorded: " + err.Error()
 	switch {
 	case errors.As(err, &unknown):
-		q.replace(j, q.retryOutcome(j, "a follow-up message cannot be enqueued: "+err.Error()))
-	case j.outcome.Kind == store.OutcomeDiscard && len(j.outcome.Enqueue) == 0:
+		q.replace(j, q.retryOutcome(j, "what it enqueues or starts cannot be: "+err.Error()))
+	case j.outcome.Kind == store.OutcomeDiscard && len(j.outcome.Enqueue)+len(j.outcome.Steps) == 0:
 		q.log.Error("a job could not be discarded; its lease runs out", "id", j.lease.ID, "error", err)
 		q.drop(j)
 	default:
@@ -358,6 +349,12 @@ func (q *queue) report(t *tally) {
 	}
 	if t.dead > 0 {
 		q.log.Warn("messages went to the dead letters", "messages", t.dead, "last_id", t.deadID, "last_error", cut(t.deadText))
+	}
+	if t.steps > 0 {
+		q.m.steps.Add(float64(t.steps))
+	}
+	if t.others && !q.d.listening.Load() {
+		t.woken("", 0) // the store knows which, and has no way to say
 	}
 	for name := range t.wake {
 		q.d.wakeQueue(name)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
 	"github.com/pgqrs/pgqrsd/handlers/host"
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -55,6 +54,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case <-d.reloaded:
 			reloaded = true
 			d.lookNow()
+			d.misfits.forget()
 		case <-again:
 		}
 	}
@@ -83,9 +83,9 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 // unserved are the queues whose handler is gone or serves them no longer. One
 // that starts or starts again may still come back.
 func (d *Daemon) unserved(served []host.ServedQueue, handlers []host.Status) []*queue {
-	byQueue := make(map[string]string, len(served))
+	byQueue := make(map[string]host.ServedQueue, len(served))
 	for _, s := range served {
-		byQueue[s.Name] = s.Handler
+		byQueue[s.Name] = s
 	}
 	coming := map[string]bool{}
 	for _, h := range handlers {
@@ -94,8 +94,9 @@ func (d *Daemon) unserved(served []host.ServedQueue, handlers []host.Status) []*
 	return slices.DeleteFunc(d.allQueues(), func(q *queue) bool {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if handler, ok := byQueue[q.name]; ok {
-			q.handler = handler
+		// One that is served as of another kind now is a queue of its own.
+		if s, ok := byQueue[q.name]; ok && kindOfQueue(s) == q.kind {
+			q.handler = s.Handler
 			return true
 		}
 		return coming[q.handler]
@@ -123,18 +124,23 @@ func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
 	if runs || d.stopping.Load() {
 		return nil
 	}
+	if d.misfits.waits(s, time.Now()) {
+		return nil
+	}
 	if closed {
 		if back, err := d.isBack(ctx, s.Name, look); !back {
 			return err
 		}
 	}
-	kind := store.JobQueue
-	if s.Kind == handlerpb.Description_KIND_WORKFLOW {
-		kind = store.WorkflowQueue
-	}
-	if err := d.ensureQueue(ctx, s.Name, kind); err != nil {
+	kind := kindOfQueue(s)
+	var misfit *kindError
+	if err := d.ensureQueue(ctx, s.Name, kind); errors.As(err, &misfit) {
+		d.misfits.found(s, misfit, d.log)
+		return nil
+	} else if err != nil {
 		return err
 	}
+	d.misfits.fits(s)
 	consumer, err := d.cfg.Store.Consumer(ctx, s.Name, d.workers.opts)
 	if d.database.note(err) != nil {
 		return fmt.Errorf("register its consumer: %w", err)
@@ -145,7 +151,7 @@ func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
 		end: end, done: make(chan struct{}),
 		news: newSignal(), room: newSignal(), record: newSignal(), keep: newSignal(),
 		cfg: d.settings.Load().queueConfig(s.Name), consumer: consumer, state: store.WorkerReady, handler: s.Handler,
-		jobs: map[host.Ref]*job{}, claims: map[int64]*claim{}, beats: map[store.Lease]store.Progress{},
+		jobs: map[host.Ref]*job{}, claims: map[int64]*claim{}, beats: map[store.Lease]store.Progress{}, stranded: map[string]int{},
 	}
 	q.lane = d.host.Load().Attach(s.Name, q)
 	d.mu.Lock()
@@ -154,23 +160,6 @@ func (d *Daemon) startQueue(ctx context.Context, s host.ServedQueue) error {
 	q.log.Info("serving", "handler", s.Handler, "consumer", consumer.ID())
 	d.group.Go(func() error { return q.run(life) })
 	return nil
-}
-
-// ensureQueue creates a queue or sets its policy. An empty kind keeps an
-// existing queue's.
-func (d *Daemon) ensureQueue(ctx context.Context, name string, kind store.QueueKind) error {
-	if kind == "" {
-		kind = store.JobQueue
-		was, err := d.cfg.Store.Queues().Get(ctx, name)
-		switch {
-		case err == nil:
-			kind = was.Kind
-		case !errors.Is(err, store.ErrNotFound):
-			return d.database.noteRead(err)
-		}
-	}
-	_, err := d.cfg.Store.Queues().Ensure(ctx, name, d.settings.Load().queueConfig(name).policy(kind))
-	return d.database.note(err)
 }
 
 // ensureAll sets the policies anew after the settings changed.

@@ -17,7 +17,7 @@ func TestAMessageWithoutAWakeUpIsFound(t *testing.T) {
 	cfg.PollInterval = 100 * time.Millisecond
 	f := run(t, cfg)
 	f.becomes(f.enqueue(order{})[0], store.Done)
-	f.eventually("the queues wait to be woken", func() bool { return len(f.d.parkedQueues(0)) == 2 })
+	f.eventually("the queues wait to be woken", func() bool { return len(f.d.parkedQueues(0)) == 3 })
 
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgqrs/pgqrsd/daemon"
 	"github.com/pgqrs/pgqrsd/internal/config"
 	"github.com/pgqrs/pgqrsd/store/anystore"
 )
@@ -86,12 +87,26 @@ func warnings(cfg *config.Loaded) []string {
 	case !info.IsDir():
 		add("plugins: %s is not a directory", dir)
 	}
+	if keepsNothing(cfg) {
+		add(`retain = "delete" is not heeded for queues of workflows: their runs stay with their steps for the retention`)
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Handlers)) {
 		if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
 			add("handlers.%s is configured, but %s holds no file of that name", config.QuoteKey(name), dir)
 		}
 	}
 	return found
+}
+
+// keepsNothing reports whether any queue is to keep nothing of done messages.
+func keepsNothing(cfg *config.Loaded) bool {
+	remove := string(daemon.RetainDelete)
+	for _, q := range cfg.Queues {
+		if q.Retain == remove {
+			return true
+		}
+	}
+	return cfg.QueueDefaults.Retain == remove
 }
 
 func (a *app) configShow() *cobra.Command {

@@ -95,11 +95,9 @@ func cleanHalt(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 // cleanResultSteps checks the steps of a result. What cannot be recorded now
 // could not be after another attempt.
 func cleanResultSteps(r *handlerpb.Result, kind handlerpb.Description_Kind) {
-	why := ""
+	why := cleanSteps(r.Steps)
 	if kind != handlerpb.Description_KIND_WORKFLOW {
 		why = "the handler answered a job with steps, which only runs of workflows have"
-	} else {
-		why = cleanSteps(r.Steps)
 	}
 	if why != "" {
 		r.Outcome, r.Error = handlerpb.Outcome_OUTCOME_DISCARD, why

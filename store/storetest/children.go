@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -20,6 +21,7 @@ func childCases() []testCase {
 		{"EndsBeforeTheParentWaits", childEndsFirst},
 		{"EndsInTheBatchOfTheWait", childEndsWithWait},
 		{"TwoEndTogether", childrenEndTogether},
+		{"EndRacesTheWait", childRacesWait},
 		{"EndsAfterTheParent", childEndsAfter},
 		{"UnknownWorkflow", childUnknown},
 		{"KeyIsTaken", childKey},
@@ -212,6 +214,31 @@ func childrenEndTogether(f *fixture) {
 	}
 	equal(f, "run that was woken", f.take1(c).ID, l.ID)
 	f.takeNone(c)
+}
+
+// childRacesWait: whichever comes first, the parent hears of its child's end.
+func childRacesWait(f *fixture) {
+	children := f.on(f.second()).consumer(f.flow("child"))
+	c, l := f.leasedRun()
+	for i := range races {
+		news := f.load(l.ID).News
+		f.record(c, l, f.starting(fmt.Sprint("part", i), "child"))
+		child := f.take1(children)
+		o := waiting(l, -1)
+		o.Wait.News = news
+		var waits, ends []store.Settled
+		var errWait, errEnd error
+		race(
+			func() { waits, errWait = c.Settle(f.ctx, []store.Outcome{o}) },
+			func() { ends, errEnd = children.Settle(f.ctx, []store.Outcome{outcome(child, store.OutcomeDone)}) },
+		)
+		f.ok(errWait)
+		f.ok(errEnd)
+		f.ok(waits[0].Err)
+		f.ok(ends[0].Err)
+		l = f.take1(c)
+		equal(f, "state", f.steps(l.ID)[i].State, store.StepSucceeded)
+	}
 }
 
 func childEndsAfter(f *fixture) {

@@ -2,9 +2,7 @@ package storetest
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -32,6 +30,7 @@ func signalCases() []testCase {
 		{"EventsOnce", eventsOnce},
 		{"GoWithTheRun", signalsGo},
 		{"NoneLost", signalsRace},
+		{"RacesTheWait", signalRacesWait},
 	}
 }
 
@@ -316,38 +315,6 @@ func signalToItself(f *fixture) {
 	f.oneSignal(l.ID)
 }
 
-func publishing(name, event, value string) store.StepResult {
-	return store.StepResult{StepKey: key(name), Kind: store.StepEvent, Topic: event, Output: []byte(value)}
-}
-
-func events(f *fixture) {
-	c, l := f.leasedRun()
-	f.record(c, l, publishing("one", "stage", `"paid"`), publishing("two", "amount", `12`))
-	at := f.clock.Advance(time.Minute)
-	f.record(c, l, publishing("three", "stage", `"sent"`))
-	f.done(c, l)
-	got, err := f.s.Workflows().Events(f.ctx, l.ID)
-	f.ok(err)
-	equal(f, "events", len(got), 2)
-	equal(f, "first", got[0].Name+" "+string(got[0].Value), `amount 12`)
-	equal(f, "second", got[1].Name+" "+string(got[1].Value), `stage "sent"`)
-	equalTime(f, "set at", got[1].SetAt, at)
-	equal(f, "kind", f.steps(l.ID)[0].Kind, store.StepEvent)
-	f.settleIs(c, store.ErrInvalid, stepping(l, publishing("four", "", `1`)))
-}
-
-// eventsOnce: an old step recorded again publishes nothing.
-func eventsOnce(f *fixture) {
-	c, l := f.leasedRun()
-	f.record(c, l, publishing("one", "stage", `1`))
-	f.record(c, l, publishing("two", "stage", `2`))
-	f.record(c, l, publishing("one", "stage", `1`))
-	got, err := f.s.Workflows().Events(f.ctx, l.ID)
-	f.ok(err)
-	equal(f, "events", len(got), 1)
-	equal(f, "value", string(got[0].Value), `2`)
-}
-
 // signalsGo: whatever removes a run removes all that it has.
 func signalsGo(f *fixture) {
 	q := f.flow("flow")
@@ -405,63 +372,4 @@ func signalsGo(f *fixture) {
 	f.done(c, l)
 	f.ok(f.s.Queues().Delete(f.ctx, q, true))
 	check(l.ID)
-}
-
-// signalsRace: many send while workers lease the run, take what they find, and
-// wait again. Every signal is taken exactly once, in the end with no wake-up
-// but the senders'.
-func signalsRace(f *fixture) {
-	const senders, each = 4, 25
-	q := f.flow("flow")
-	id := f.run(q, "")
-	handles := []store.Store{f.s, f.second()}
-	errs := make([]error, senders)
-	var wg sync.WaitGroup
-	for i := range senders {
-		wg.Go(func() {
-			for n := range each {
-				_, _, errs[i] = handles[i%2].Workflows().Send(f.ctx, store.NewSignal{Run: id, Topic: "t", Payload: payload(i*each + n)})
-				if errs[i] != nil {
-					return
-				}
-			}
-		})
-	}
-	var took []string
-	c := f.consumer(q)
-	for f.ctx.Err() == nil && len(took) < senders*each {
-		got := f.dequeue(c, 1)
-		if len(got) == 0 {
-			continue // it waits, for a sender that is still at work
-		}
-		s := f.load(id)
-		o := waiting(got[0], -1)
-		o.Wait.News = s.News
-		for _, sig := range s.Signals {
-			f.record(c, got[0], receiving(fmt.Sprint("receive", len(took)), sig))
-			took = append(took, string(sig.Payload))
-		}
-		f.ok(f.settle(c, o)[0].Err)
-	}
-	wg.Wait()
-	f.allOK(errs, f.ctx.Err())
-	slices.Sort(took)
-	equal(f, "signals taken", len(slices.Compact(took)), senders*each)
-	equal(f, "signals left", len(f.load(id).Signals), 0)
-	f.ok(f.settleLast(c, id))
-}
-
-// settleLast lets the run of a race wait once more, if it was woken by the last
-// signal after that was taken, and checks that it then stays.
-func (f *fixture) settleLast(c store.Consumer, id int64) error {
-	f.Helper()
-	for _, l := range f.dequeue(c, 1) {
-		o := waiting(l, -1)
-		o.Wait.News = f.load(id).News
-		if got := f.settle(c, o)[0]; got.Err != nil {
-			return got.Err
-		}
-	}
-	f.status(id, store.RunWaiting)
-	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,28 +15,45 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// The sizes of the kill tests.
 const (
-	killRuns  = 100
-	killSteps = 10
-	kills     = 12
+	killSteps = 10 // of each run
+	suicides  = 3  // steps whose first try kills its own process
 )
+
+// killRuns is how many runs the kill tests have: 100, or PGQRS_TEST_RUNS.
+func killRuns(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("PGQRS_TEST_RUNS")
+	if text == "" {
+		return 100
+	}
+	n, err := strconv.Atoi(text)
+	must(t, err)
+	return n
+}
 
 // seed makes the choice of victims and moments the same every time, as far as
 // processes that run at once allow.
 const seed = 20240229
 
-// tenSteps is a run of steps, some of whose bodies kill their own process.
-func tenSteps(rng *rand.Rand) []op {
-	ops := make([]op, killSteps)
-	for i := range ops {
-		ops[i] = step(fmt.Sprintf("s%d", i))
-		if rng.IntN(300) == 0 {
-			ops[i].with("die", 1)
+// createTens starts runs of ten steps, one of which is a sleep.
+func (w *flows) createTens(rng *rand.Rand, n int) []int64 {
+	w.t.Helper()
+	runs := make([][]op, n)
+	for i := range runs {
+		for s := range killSteps {
+			runs[i] = append(runs[i], step(fmt.Sprintf("s%d", s)))
 		}
+		runs[i][rng.IntN(killSteps)] = op{"op": "sleep", "name": "nap", "ms": 1 + rng.IntN(300)}
 	}
-	ops[rng.IntN(killSteps)] = op{"op": "sleep", "name": "nap", "ms": 1 + rng.IntN(300)}
-	return ops
+	for range suicides {
+		runs[rng.IntN(n)][rng.IntN(killSteps)].with("die", 1)
+	}
+	var ids []int64
+	for _, ops := range runs {
+		ids = append(ids, w.createMany(1, ops...)...)
+	}
+	return ids
 }
 
 // Runs of ten steps go on through SIGKILL of the handler and of the daemon at
@@ -46,12 +65,10 @@ func TestWorkflowsThroughKills(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		s := w.settings("concurrency = 20\nmax_attempts = 1000")
 		d := w.up("first", s)
-		var ids []int64
-		for range killRuns {
-			ids = append(ids, w.createMany(1, tenSteps(rng)...)...)
-		}
-		for i := range kills {
-			w.goesOn(10 + rng.IntN(2*killRuns*killSteps/kills-10))
+		n := killRuns(t)
+		ids := w.createTens(rng, n)
+		for i := range n / 8 {
+			w.goesOn(10 + rng.IntN(2*8*killSteps))
 			// A handler that dies often is started again ever more rarely.
 			if i%3 == 2 || rng.IntN(2) == 0 {
 				d.kill()
@@ -62,6 +79,8 @@ func TestWorkflowsThroughKills(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have died by itself
 			}
 		}
+		d.stop() // a deploy, while runs go on
+		d = w.start("last", s)
 		w.allEndRight(ids)
 		d.stop()
 		w.noneLeased()
@@ -75,10 +94,7 @@ func TestWorkflowsThroughPostgresCrash(t *testing.T) {
 	w := newFlows(t, newWorld(t, cluster.DSN(), "pgqrs"))
 	rng := rand.New(rand.NewPCG(seed, 2))
 	d := w.up("a", w.settings("concurrency = 20\nmax_attempts = 1000"))
-	var ids []int64
-	for range killRuns {
-		ids = append(ids, w.createMany(1, tenSteps(rng)...)...)
-	}
+	ids := w.createTens(rng, killRuns(t))
 	for range 3 {
 		w.goesOn(50 + rng.IntN(200))
 		cluster.StopImmediate()

@@ -16,8 +16,12 @@ func childCases() []testCase {
 		{"FailsOfItsLastAttempt", childLastAttempt},
 		{"IsCancelled", childCancelled},
 		{"DiesWithItsWorker", childGivenBack},
+		{"DiesWithAReclaimedWorker", childReclaimed},
 		{"IsMovedByHand", childByHand},
 		{"IsDeleted", childDeleted},
+		{"IsPurged", childPurged},
+		{"GoesWithItsQueue", childQueueDeleted},
+		{"IsDeletedByItsOutcome", childDeletedBySettle},
 		{"EndsBeforeTheParentWaits", childEndsFirst},
 		{"EndsInTheBatchOfTheWait", childEndsWithWait},
 		{"TwoEndTogether", childrenEndTogether},
@@ -140,14 +144,28 @@ func childCancelled(f *fixture) {
 	f.childEnded(parents, parent, store.StepFailed, "", "any")
 }
 
-// childGivenBack: the child's worker dies on its last attempt.
+// childGivenBack: the child's lease runs out on its last attempt.
 func childGivenBack(f *fixture) {
 	parents, children, parent, child := f.family()
-	for range 2 {
-		f.start(children, f.take1(children))
-		f.runOut()
-	}
+	f.start(children, f.take1(children))
+	f.runOut()
+	f.start(children, f.take1(children))
+	f.runOut()
 	f.takeNone(children)
+	f.status(child, store.RunFailed)
+	f.childEnded(parents, parent, store.StepFailed, "", "any")
+}
+
+func childReclaimed(f *fixture) {
+	parents, children, parent, child := f.family()
+	f.settleAs(children, store.Ready, outcome(f.take1(children), store.OutcomeRetry))
+	f.start(children, f.take1(children))
+	f.clock.Advance(lease / 2)
+	f.ok(parents.Heartbeat(f.ctx))
+	a := f.admin()
+	given, err := a.Reclaim(f.ctx, lease/4)
+	f.ok(err)
+	equal(f, "dead", given.Dead, 1)
 	f.status(child, store.RunFailed)
 	f.childEnded(parents, parent, store.StepFailed, "", "any")
 }
@@ -164,6 +182,28 @@ func childByHand(f *fixture) {
 func childDeleted(f *fixture) {
 	parents, _, parent, child := f.family()
 	f.ok(f.s.Messages().Delete(f.ctx, child))
+	f.childEnded(parents, parent, store.StepFailed, "", "any")
+}
+
+func childPurged(f *fixture) {
+	parents, _, parent, _ := f.family()
+	n, err := f.s.Queues().Purge(f.ctx, "child")
+	f.ok(err)
+	equal(f, "runs purged", n, 1)
+	f.childEnded(parents, parent, store.StepFailed, "", "any")
+}
+
+func childQueueDeleted(f *fixture) {
+	parents, _, parent, child := f.family()
+	f.ok(f.s.Queues().Delete(f.ctx, "child", true))
+	f.gone(child)
+	f.childEnded(parents, parent, store.StepFailed, "", "any")
+}
+
+func childDeletedBySettle(f *fixture) {
+	parents, children, parent, child := f.family()
+	f.settleAs(children, "", outcome(f.take1(children), store.OutcomeDelete))
+	f.gone(child)
 	f.childEnded(parents, parent, store.StepFailed, "", "any")
 }
 

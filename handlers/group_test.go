@@ -213,3 +213,25 @@ func TestGroupElsewhere(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// A branch of another name cannot be told from a new one before it is too late.
+func TestRecordedStepsThatAreNotComeByAreToldOf(t *testing.T) {
+	p := workflow(t, func(ctx context.Context) (int, error) {
+		g := handlers.NewGroup(ctx)
+		g.Go("new", func(ctx context.Context) error { _, err := value(ctx, "s", 1); return err })
+		return 1, g.Wait()
+	})
+	r := p.lease(&handlerpb.Job{Steps: []*handlerpb.Step{{Name: "old/s"}, {Name: "old/t", Position: 1}}})
+	if r.Outcome != done {
+		t.Errorf("the run is %v", r)
+	}
+	var lines []string
+	for _, f := range p.frames {
+		for _, l := range f.Logs {
+			lines = append(lines, string(l.Attrs))
+		}
+	}
+	if !slices.Equal(lines, []string{`{"steps":2,"first":"old/s"}`}) {
+		t.Errorf("the log says %v", lines)
+	}
+}

@@ -189,7 +189,7 @@ func Receive[T any](ctx context.Context, topic string, timeout time.Duration) (T
 	if record.State == handlerpb.StepState_STEP_STATE_FAILED {
 		return payload, p.failed(record)
 	}
-	payload, err = decodeJSON[T](record.Output)
+	payload, err = decodeOutput[T](record.Output) // a signal without a payload is the zero T
 	if err != nil {
 		err = unusable{fmt.Errorf("decode the payload of signal %s into %s: %w", topic, reflect.TypeFor[T](), err)}
 	}

@@ -315,6 +315,13 @@ func TestReceive(t *testing.T) {
 			t.Errorf("the replay is %v", again)
 		}
 	})
+	t.Run("without a payload", func(t *testing.T) {
+		p := workflow(t, fn)
+		r := p.lease(&handlerpb.Job{Signals: []*handlerpb.Signal{signal(4, "word", ""), signal(5, "word", "null")}})
+		if r.Outcome != done || string(r.Output) != `""` {
+			t.Errorf("the run is %v", r)
+		}
+	})
 	t.Run("of another type", func(t *testing.T) {
 		p := workflow(t, fn)
 		r := p.lease(&handlerpb.Job{Signals: []*handlerpb.Signal{signal(4, "word", `{}`)}})

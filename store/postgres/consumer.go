@@ -52,8 +52,10 @@ type holdings struct {
 	// returned says that messages became ready again, below the scan's marks.
 	returned atomic.Bool
 
-	mu     sync.Mutex
-	claims map[int64]map[int64]struct{}
+	mu sync.Mutex
+	// claims are the messages of each, and whether something is recorded of them
+	// as runs under a version.
+	claims map[int64]map[int64]bool
 	// drained are claims that hold nothing but may have a row: those whose last
 	// messages were settled by concurrent calls, none of which knew that it was
 	// the last, and those whose answer was lost. The next call drops them.
@@ -61,17 +63,43 @@ type holdings struct {
 }
 
 func newHoldings() *holdings {
-	return &holdings{claims: map[int64]map[int64]struct{}{}}
+	return &holdings{claims: map[int64]map[int64]bool{}}
 }
 
 func (h *holdings) add(claim int64, got []store.LeasedMessage) {
-	ids := make(map[int64]struct{}, len(got))
+	ids := make(map[int64]bool, len(got))
 	for i := range got {
-		ids[got[i].ID] = struct{}{}
+		ids[got[i].ID] = false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.claims[claim] = ids
+}
+
+// record notes that something is recorded of leases as runs. It stays as long
+// as they are held.
+func (h *holdings) record(leases []store.Lease) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range leases {
+		if ids := h.claims[l.Claim]; ids != nil {
+			if _, holds := ids[l.ID]; holds {
+				ids[l.ID] = true
+			}
+		}
+	}
+}
+
+// recorded reports whether something is recorded of all of these.
+func (h *holdings) recorded(leases []store.Lease) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range leases {
+		if !h.claims[l.Claim][l.ID] {
+			return false
+		}
+	}
+	return true
 }
 
 // lost notes a claim that may have a row although its answer was lost.

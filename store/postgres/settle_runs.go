@@ -160,8 +160,11 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	b := s.batch()
 	b.add(sqlSettlePlan)
 	b.add(sqlLockClaims, t.worker, t.claims)
-	_, ended := t.ofLeases(done)
-	t.addLockRuns(b, with, nil, ended, nil)
+	// Runs that only record one step more have their rows.
+	if len(done) > 0 || t.holdings == nil || !t.holdings.recorded(t.leases(with)) {
+		_, ended := t.ofLeases(done)
+		t.addLockRuns(b, with, nil, ended, nil)
+	}
 	if len(with) > 0 {
 		steps.queue(b)
 	}
@@ -177,6 +180,7 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	end.record(t)
 	if t.holdings != nil {
 		t.holdings.settled(leases, empty)
+		t.holdings.record(steps.recorded())
 	}
 	s.notifier.add(end.woken...)
 	return nil
@@ -269,6 +273,17 @@ func (r *recording) record() {
 			r.t.results[i].Err = store.ErrLeaseLost
 		}
 	}
+}
+
+// recorded are the leases of which something is recorded now, under a version.
+func (r *recording) recorded() []store.Lease {
+	var leases []store.Lease
+	for i := range r.halts {
+		if o := &r.t.outcomes[i]; o.Version != "" && len(o.Steps) > 0 {
+			leases = append(leases, o.Lease)
+		}
+	}
+	return leases
 }
 
 // ending is one use of sqlRunsDone.

@@ -308,3 +308,30 @@ func TestAQueueOfJobsIsNotServedAsAWorkflow(t *testing.T) {
 		f.reaches(f.begin(plan{}), store.RunSucceeded)
 	})
 }
+
+// A run whose lease was lost while a step ran records nothing under it, stops at
+// its next step, and carries on under the new lease.
+func TestStepsOfALostLeaseAreNotRecorded(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s store.Store) {
+		f := run(t, testConfig(t, s))
+		diary := f.path("diary")
+		id := f.begin(plan{Do: "wait", File: f.path("go"), Diary: diary})
+		f.eventually("the step runs", func() bool { return len(f.noted(diary)) == 2 })
+		old := f.worker(store.KindConsumer, "flow").ID
+		if _, err := f.d.workers.admin().ReleaseWorker(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+		f.eventually("the step runs again", func() bool { return len(f.noted(diary)) == 3 })
+		if got := f.steps(id); !slices.Equal(got, []string{"before succeeded"}) {
+			t.Errorf("steps %q", got)
+		}
+		f.touch("go")
+		f.reaches(id, store.RunSucceeded)
+		if got := f.noted(diary); !slices.Equal(got, []string{"before", "waits", "waits", "after"}) {
+			t.Errorf("the bodies that ran are %q", got)
+		}
+		if f.metric("pgqrsd_leases_lost_total", "queue", "flow") < 1 {
+			t.Error("no lost lease was counted")
+		}
+	})
+}

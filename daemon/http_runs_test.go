@@ -37,10 +37,11 @@ func (f *fixture) refuses(code int, rule, method, path, body string) {
 	}
 }
 
-func runWithFlow(t *testing.T, cfg Config) *fixture {
+// runUnserved is a daemon beside a workflow that no handler serves.
+func runUnserved(t *testing.T, cfg Config) *fixture {
 	t.Helper()
 	f := run(t, cfg)
-	if _, err := f.store.Queues().Insert(t.Context(), "flow", store.QueuePolicy{Kind: store.WorkflowQueue}); err != nil {
+	if _, err := f.store.Queues().Insert(t.Context(), "unserved", store.QueuePolicy{Kind: store.WorkflowQueue}); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -48,8 +49,8 @@ func runWithFlow(t *testing.T, cfg Config) *fixture {
 
 func TestHTTPRuns(t *testing.T) {
 	onEachStore(t, func(t *testing.T, s store.Store) {
-		f := runWithFlow(t, testConfig(t, s))
-		const start = "/api/v1/workflows/flow/runs"
+		f := runUnserved(t, testConfig(t, s))
+		const start = "/api/v1/workflows/unserved/runs"
 		var one, again made
 		f.answers(http.StatusCreated, "POST", start, `{"input": {"n":  1.50}, "key": "k", "headers": {"traceparent": "00-a"}}`, &one)
 		f.answers(http.StatusOK, "POST", start, `{"input": {"n":  1.50}, "key": "k"}`, &again)
@@ -89,15 +90,15 @@ func TestHTTPRuns(t *testing.T) {
 
 func TestHTTPRunsRefusals(t *testing.T) {
 	onEachStore(t, func(t *testing.T, s store.Store) {
-		f := runWithFlow(t, testConfig(t, s))
-		const start = "/api/v1/workflows/flow/runs"
+		f := runUnserved(t, testConfig(t, s))
+		const start = "/api/v1/workflows/unserved/runs"
 		for body, rule := range map[string]string{
 			``: "json", `[]`: "type", `{"imput": 1}`: "unknown_field", `{} {}`: "json",
 			`{"delay": "soon"}`: "delay", `{"input": "\u0000"}`: "no_nul", `{"key": 1}`: "type",
 		} {
 			f.refuses(http.StatusBadRequest, rule, "POST", start, body)
 		}
-		f.refuses(http.StatusNotFound, "unknown_queue", "POST", "/api/v1/workflows/flows/runs", `{}`)
+		f.refuses(http.StatusNotFound, "unknown_queue", "POST", "/api/v1/workflows/unservd/runs", `{}`)
 		f.refuses(http.StatusBadRequest, "workflow_name", "POST", "/api/v1/workflows/a%20b/runs", `{}`)
 		f.refuses(http.StatusBadRequest, "invalid", "POST", "/api/v1/workflows/work/runs", `{}`) // a queue of jobs
 		f.refuses(http.StatusRequestEntityTooLarge, "max_bytes", "POST", start, `{"input": "`+strings.Repeat("x", 1<<20)+`"}`)
@@ -117,8 +118,8 @@ func TestHTTPRunsRefusals(t *testing.T) {
 
 // A request that waits for a run does not hold up the daemon's stop.
 func TestHTTPWaitEndsWithTheDaemon(t *testing.T) {
-	f := runWithFlow(t, testConfig(t, openSQLite(t)))
-	id, _, err := f.store.CreateWorkflow(t.Context(), store.NewRun{Workflow: "flow", Input: []byte("1"), Delay: time.Hour})
+	f := runUnserved(t, testConfig(t, openSQLite(t)))
+	id, _, err := f.store.CreateWorkflow(t.Context(), store.NewRun{Workflow: "unserved", Input: []byte("1"), Delay: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,9 +155,9 @@ func TestHTTPWaitEndsWithTheDaemon(t *testing.T) {
 func TestHTTPRunsRateLimit(t *testing.T) {
 	cfg := testConfig(t, openSQLite(t))
 	cfg.HTTPRate, cfg.HTTPBurst = 0.001, 1
-	f := runWithFlow(t, cfg)
-	f.answers(http.StatusCreated, "POST", "/api/v1/workflows/flow/runs", `{}`, nil)
-	code, header, _ := f.call("POST", "/api/v1/workflows/flow/runs", `{}`)
+	f := runUnserved(t, cfg)
+	f.answers(http.StatusCreated, "POST", "/api/v1/workflows/unserved/runs", `{}`, nil)
+	code, header, _ := f.call("POST", "/api/v1/workflows/unserved/runs", `{}`)
 	if code != http.StatusTooManyRequests || header.Get("Retry-After") == "" {
 		t.Errorf("answered %d, Retry-After %q", code, header.Get("Retry-After"))
 	}

@@ -28,6 +28,15 @@
 // records), so that each operation is a constant number of statements and a
 // payload's bytes are never touched.
 //
+// # Runs
+//
+// What a run of a workflow has beside its message is in runs, steps, signals and
+// events; a run with a row in one of the others has one in runs, so that a look
+// at that table tells whether a batch of messages is of jobs alone. A run that
+// suspends itself stands in delayed, without limit at the largest time. What comes to it
+// is counted in its news, and makes it ready in the same transaction; since there
+// is one writer, nothing comes between its look at the news and its wait.
+//
 // # Statements
 //
 // Each connection keeps its statements prepared. SQLite may still plan one anew

@@ -202,6 +202,7 @@ func pauseWaiting(f *fixture) {
 	f.status(l.ID, store.RunPaused)
 	f.clock.Advance(time.Hour)
 	f.promote(f.admin(), 1, 0, -1)
+	f.send(l.ID, "approved", `1`, "")
 	f.takeNone(c)
 	f.resume(l.ID)
 	l = f.take1(c)

@@ -94,7 +94,8 @@ func forkStart(f *fixture) {
 	f.ok(err)
 	equal(f, "steps", len(f.steps(first)), 0)
 	running := f.take1(c)
-	f.record(c, running, result("a", `1`), result("b", `2`))
+	nap := store.StepResult{StepKey: key("nap"), Kind: store.StepSleep, State: store.StepWaiting, Delay: -1}
+	f.record(c, running, result("a", `1`), nap, result("b", `2`))   // what waits is to be done again
 	again, err := f.s.Workflows().Fork(f.ctx, running.ID, key("b")) // of one that has not ended
 	f.ok(err)
 	equal(f, "steps", fmt.Sprint(stepNames(f.steps(again))), "[a]")

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgqrs/pgqrsd/internal/pgtest"
 	"github.com/pgqrs/pgqrsd/store"
 )
 
@@ -334,4 +335,29 @@ func TestStepsOfALostLeaseAreNotRecorded(t *testing.T) {
 			t.Error("no lost lease was counted")
 		}
 	})
+}
+
+func TestStepsOutliveAnOutage(t *testing.T) {
+	server := pgtest.Start(t)
+	f := run(t, testConfig(t, openPostgres(t, server.DSN(), "pgqrs")))
+	f.eventually("the queue", func() bool { return f.d.known("flow") })
+	var ids []int64
+	for i := range 5 {
+		ids = append(ids, f.begin(plan{Do: "wait", File: f.path("go"), Diary: f.path(fmt.Sprint(i))}))
+	}
+	for i, id := range ids {
+		f.starts(id)
+		f.eventually("the step runs", func() bool { return len(f.noted(f.path(fmt.Sprint(i)))) == 2 })
+	}
+	server.StopImmediate()
+	f.eventually("the outage is noticed", func() bool { return f.metric("pgqrsd_database_up") == 0 })
+	f.touch("go")
+	f.eventually("the steps wait to be recorded", func() bool { return f.metric("pgqrsd_unsettled", "queue", "flow") == 5 })
+	server.Start()
+	for i, id := range ids {
+		r := f.reaches(id, store.RunSucceeded)
+		if got := f.noted(f.path(fmt.Sprint(i))); !slices.Equal(got, []string{"before", "waits", "after"}) || len(r.Errors) > 0 {
+			t.Errorf("run %d: the bodies that ran are %q, errors %+v", id, got, r.Errors)
+		}
+	}
 }

@@ -116,8 +116,8 @@ func TestStopWhileTheDatabaseIsAway(t *testing.T) {
 	server.Start()
 	again := run(t, cfg)
 	again.becomes(again.enqueue(order{})[0], store.Done)
-	if n := len(again.live(store.KindConsumer)); n != 2 {
-		t.Errorf("%d consumers are not stopped, want 2: one for each queue", n)
+	if n := len(again.live(store.KindConsumer)); n != 3 {
+		t.Errorf("%d consumers are not stopped, want 3: one for each queue", n)
 	}
 }
 

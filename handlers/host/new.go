@@ -120,12 +120,7 @@ func New(cfg Config) (*Host, error) {
 // prepare makes the directories, empty. Where sockets could not stay below
 // state, a file there remembers the directory for the next life to remove.
 func (h *Host) prepare(state string) error {
-	remembered := filepath.Join(state, "sockets")
-	if old, err := os.ReadFile(remembered); err == nil {
-		if dir := string(old); strings.HasPrefix(filepath.Base(dir), "pgqrsd-") {
-			_ = os.RemoveAll(dir)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err := RemoveSockets(state); err != nil {
 		return err
 	}
 	for _, err := range []error{
@@ -140,7 +135,27 @@ func (h *Host) prepare(state string) error {
 		return err
 	}
 	h.launcher = launcher{sockets: sockets, timeout: h.cfg.StartTimeout}
-	return os.WriteFile(remembered, []byte(sockets), 0o600)
+	return os.WriteFile(remembered(state), []byte(sockets), 0o600)
+}
+
+// remembered is the file that names the sockets' directory.
+func remembered(state string) string { return filepath.Join(state, "sockets") }
+
+// RemoveSockets removes what a host with this StateDir has left outside of it
+// because it was killed. New does so by itself; it is for those who remove the
+// state directory. No host may be using that.
+func RemoveSockets(state string) error {
+	old, err := os.ReadFile(remembered(state))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for sockets that were left: %w", err)
+	}
+	if dir := string(old); strings.HasPrefix(filepath.Base(dir), "pgqrsd-") {
+		_ = os.RemoveAll(dir)
+	}
+	return nil
 }
 
 // Settled is closed once every handler of the first scan is serving, refused,

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgqrs/pgqrsd/handlers/host"
 )
 
 // directory is a run's own, held by a lock on it that ends with the process.
@@ -110,8 +112,16 @@ func owned(e fs.DirEntry) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
-// remove removes the directory and then lets go of it.
+// state is the state directory of the run's daemon.
+func (d *directory) state() string { return filepath.Join(d.path, "state") }
+
+// remove removes the directory, and what a daemon that was killed left outside
+// of it, and then lets go of it.
 func (d *directory) remove() error {
-	err := os.RemoveAll(d.path)
-	return errors.Join(err, d.lock.Close())
+	slots, err := filepath.Glob(filepath.Join(d.state(), "slot-*[0-9]"))
+	errs := []error{err}
+	for _, slot := range slots {
+		errs = append(errs, host.RemoveSockets(slot))
+	}
+	return errors.Join(append(errs, os.RemoveAll(d.path), d.lock.Close())...)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,8 @@ func postgresPlace(string) (place, error) {
 
 const (
 	schemaPrefix = "pgqrsd_bench_"
+	// Taking the lock again is given up after holdTime, and tried again after holdPause.
+	holdTime, holdPause = 5 * time.Second, 50 * time.Millisecond
 	// schemaComment tells people, and later runs, what the schema is.
 	schemaComment = "Scratch tables of pgqrsd bench. The next run removes them if this one died."
 )
@@ -58,6 +61,10 @@ type postgresSchema struct {
 	name   string
 	conn   *pgx.Conn
 	holder *pgx.Conn // its transaction holds the schema's lock
+
+	mu    sync.Mutex    // guards holder while keep runs
+	ended chan struct{} // closed when the lock is to be let go
+	held  chan struct{} // closed when keep has ended; nil before it began
 }
 
 func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftover, err error) {
@@ -65,7 +72,7 @@ func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftov
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: it names no PostgreSQL database", store.ErrDSN) // pgx's own text may hold the password
 	}
-	s := &postgresSchema{cfg: pool.ConnConfig, name: cfg.Schema}
+	s := &postgresSchema{cfg: pool.ConnConfig, name: cfg.Schema, ended: make(chan struct{})}
 	if cfg.ConnectTimeout > 0 {
 		s.cfg.ConnectTimeout = cfg.ConnectTimeout
 	}
@@ -93,9 +100,11 @@ func openPostgres(ctx context.Context, cfg anystore.Config) (db database, leftov
 	if s.holder, err = s.connect(ctx); err != nil {
 		return nil, leftover, err
 	}
-	if err = s.take(ctx); err != nil {
+	if err = s.take(ctx, s.holder); err != nil {
 		return nil, leftover, err
 	}
+	s.held = make(chan struct{})
+	go s.keep(context.WithoutCancel(ctx))
 	if err = s.create(ctx); err != nil {
 		return nil, leftover, err
 	}
@@ -115,12 +124,67 @@ func (s *postgresSchema) connect(ctx context.Context) (*pgx.Conn, error) {
 // may give a session to somebody else. It is taken by the simple protocol: the
 // other one leaves the last statement open in an idle transaction, and with it a
 // snapshot, which would hold vacuum back.
-func (s *postgresSchema) take(ctx context.Context) error {
+func (s *postgresSchema) take(ctx context.Context, conn *pgx.Conn) error {
 	sql := fmt.Sprintf("begin; %s; select pg_advisory_xact_lock(%d)", sqlNoLimits, lockKey(s.name))
-	if _, err := s.holder.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 		return fmt.Errorf("lock the scratch schema: %w", err)
 	}
 	return nil
+}
+
+// keep takes the lock again when its connection was cut, before another run can
+// take this one for dead. It ends when close cuts the connection. While the
+// database is away nobody else can take the lock either.
+func (s *postgresSchema) keep(ctx context.Context) {
+	defer close(s.held)
+	for {
+		// Nobody sends any: it returns when the connection breaks.
+		if _, err := s.holder.WaitForNotification(ctx); err == nil {
+			continue
+		}
+		if !s.again(ctx) {
+			return
+		}
+	}
+}
+
+// again makes a new connection hold the lock. It reports false when the run ends.
+func (s *postgresSchema) again(ctx context.Context) bool {
+	for {
+		select {
+		case <-s.ended:
+			return false
+		default:
+		}
+		call, cancel := context.WithTimeout(ctx, holdTime)
+		conn, err := s.connect(call)
+		if err == nil {
+			if err = s.take(call, conn); err == nil {
+				cancel()
+				return s.holdBy(ctx, conn)
+			}
+			_ = conn.Close(call) // the next one is tried anew
+		}
+		cancel()
+		select {
+		case <-s.ended:
+		case <-time.After(holdPause):
+		}
+	}
+}
+
+// holdBy has conn hold the lock, unless the run ends.
+func (s *postgresSchema) holdBy(ctx context.Context, conn *pgx.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.ended:
+		_ = conn.Close(ctx)
+		return false
+	default:
+		s.holder = conn
+		return true
+	}
 }
 
 func (s *postgresSchema) create(ctx context.Context) error {
@@ -304,9 +368,18 @@ func (s *postgresSchema) remove(ctx context.Context) error {
 func (s *postgresSchema) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	for _, conn := range []*pgx.Conn{s.conn, s.holder} {
-		if conn != nil {
-			_ = conn.Close(ctx) // one that was cut cannot say goodbye, and is gone all the same
-		}
+	if s.conn != nil {
+		_ = s.conn.Close(ctx) // one that was cut cannot say goodbye, and is gone all the same
+	}
+	close(s.ended)
+	if s.held != nil {
+		// Cut, because keep reads from it; the server ends the transaction.
+		s.mu.Lock()
+		_ = s.holder.PgConn().Conn().Close()
+		s.mu.Unlock()
+		<-s.held
+	}
+	if s.holder != nil {
+		_ = s.holder.Close(ctx)
 	}
 }

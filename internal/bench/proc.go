@@ -19,7 +19,7 @@ import (
 func stat(pid int) ([]string, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return nil, fmt.Errorf("look at process %d, which needs Linux: %w", pid, err)
+		return nil, fmt.Errorf("look at process %d: %w", pid, err)
 	}
 	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
 	if len(fields) < 13 {
@@ -59,7 +59,7 @@ func cpu(pids ...int) (time.Duration, error) {
 func children(pid int) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return nil, fmt.Errorf("list processes, which needs Linux: %w", err)
 	}
 	var found []int
 	for _, e := range entries {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"time"
 
@@ -139,7 +138,7 @@ func (r *run) withDaemon(ctx context.Context, do func(p *process, started time.T
 	p, err := startDaemon(spec{
 		DSN: cfg.DSN, Schema: cfg.Schema, PoolSize: cfg.PoolSize,
 		ConnectTimeout: cfg.ConnectTimeout, StatementTimeout: cfg.StatementTimeout, PgBouncer: cfg.PgBouncer,
-		StateDir: filepath.Join(r.scratch.dir.path, "state"), Executable: exe, Version: r.cfg.Version,
+		StateDir: r.scratch.dir.state(), Executable: exe, Version: r.cfg.Version,
 		Handlers: r.handlers, Kind: string(r.kind()), Concurrency: r.Concurrency + r.inFlightPerQueue(), Retain: r.retain(),
 	})
 	if err != nil {

@@ -2,7 +2,10 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 	"time"
 )
 
@@ -47,6 +50,9 @@ func (w *watch) look(ctx context.Context) (m moment, err error) {
 		return m, err
 	}
 	m.handlerCPU, err = cpu(w.p.handlers...)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		err = w.p.died(fmt.Errorf("a handler process ended, so that this is no measurement: %w", err))
+	}
 	return m, err
 }
 

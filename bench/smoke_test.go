@@ -27,6 +27,9 @@ func TestContendersMeasure(t *testing.T) {
 		{task{Kind: kindEnqueue, DSN: l.dsn, Messages: 1500}, figEnqueue},
 		{task{Kind: kindRiverEnqueue, DSN: l.dsn, Messages: 1500}, figEnqueue},
 		{task{Kind: kindRiverLatency, DSN: l.dsn, Messages: 5, Every: 20 * time.Millisecond}, figStartP50},
+		{task{Kind: kindDBOS, DSN: l.dsn, Messages: 30}, figWorkflows},
+		{task{Kind: kindDBOSQueue, DSN: l.dsn, Messages: 30, Steps: 2}, figSteps},
+		{task{Kind: kindCommit, DSN: l.dsn, Messages: 50}, figCommitP50},
 	} {
 		t.Run(c.Kind, func(t *testing.T) {
 			f, err := l.child(t.Context(), c.task)
@@ -97,7 +100,7 @@ func TestPgqrsdMeasures(t *testing.T) {
 	}
 	l := testLab(t)
 	l.pgqrsd, l.rounds, l.scale = binary, 1, 0.005
-	chosen, err := choose(experiments(l), []string{"drain-bare", "latency", "idle", "sqlite-river"}, suiteTargets)
+	chosen, err := choose(experiments(l), []string{"drain-bare", "latency", "idle", "sqlite-river", "step"}, suiteTargets)
 	if err != nil {
 		t.Fatal(err)
 	}

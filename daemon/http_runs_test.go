@@ -144,6 +144,7 @@ func TestHTTPWaitEndsWithTheDaemon(t *testing.T) {
 	<-written
 	// Connections are accepted in turn: when a later one is answered, so is this one.
 	f.answers(http.StatusAccepted, "GET", path+"?wait=50ms", "", nil)
+	f.stop()
 	if err := f.end(); err != nil {
 		t.Errorf("the daemon ended with %v", err)
 	}

@@ -161,8 +161,8 @@ func TestTwoDaemonsOfOneStateDirectory(t *testing.T) {
 		t.Errorf("the admins are %v", names)
 	}
 	// The second did not take the first for a corpse.
-	if n := len(first.live(store.KindConsumer)); n != 4 {
-		t.Errorf("%d consumers live, want 4", n)
+	if n := len(first.live(store.KindConsumer)); n != 6 {
+		t.Errorf("%d consumers live, want 6", n)
 	}
 	first.enqueue(make([]order, 500)...)
 	first.counts(500, store.Done)

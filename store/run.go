@@ -130,8 +130,11 @@ type RunControl interface {
 	// idempotent.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
-	// Retry carries a failed run on: its failed steps are forgotten, the others
-	// are kept, and its attempts start at zero. A run that has not failed is ErrInvalid.
+	// Retry carries a failed run on: in each branch its last failed step, and what
+	// was recorded after that, are forgotten, the others are kept, and its
+	// attempts start at zero. So a step that makes up for the failure goes with
+	// it, and a failure that the code had come to terms with stays. A run that has
+	// not failed is ErrInvalid.
 	Retry(ctx context.Context, id int64) error
 	// Fork starts a new run with the input of another one, whatever its state,
 	// and its recorded steps up to, not including, the named one. ErrInvalid if

@@ -12,8 +12,9 @@ import (
 const (
 	sqlLockRun = `select run_id from {{schema}}.runs where run_id = $1 for no key update`
 
-	// sqlRunRetry puts a failed run back without its failed steps. Its queue's
-	// enqueue lock is held.
+	// sqlRunRetry puts a failed run back without the last failed step of each
+	// branch, and what came after it there. A branch is a name up to its last
+	// slash. Its queue's enqueue lock is held.
 	sqlRunRetry = `
 with back as (
     delete from {{schema}}.archive a where a.id = $2 and a.state = 'dead'
@@ -24,7 +25,10 @@ ready as (
     select b.id, b.enqueued_at, {{now}}, b.queue_id, 0, b.priority, b.headers, b.errors, b.payload from back b
 ),
 forgotten as (
-    delete from {{schema}}.steps s where s.run_id = any(array(select id from back)) and s.state = 'failed'
+    delete from {{schema}}.steps s using (
+        select f.run_id, rtrim(f.name, replace(f.name, '/', '')) as branch, max(f.seq) as seq from {{schema}}.steps f
+        where f.run_id = any(array(select id from back)) and f.state = 'failed' group by 1, 2
+    ) f where s.run_id = f.run_id and s.seq >= f.seq and rtrim(s.name, replace(s.name, '/', '')) = f.branch
 ),
 run as (
     update {{schema}}.runs r set cancelling = false, paused = false, wait_kind = null, wait_for = null

@@ -208,8 +208,14 @@ func (w workflows) Resume(ctx context.Context, id int64) error {
 }
 
 const (
-	sqlForgetFailedSteps = `DELETE FROM steps WHERE run_id = ?1 AND state = 'failed'`
-	sqlClearRun          = `UPDATE runs SET cancelling = 0, paused = 0, wait_kind = NULL, wait_for = NULL WHERE run_id = ?1`
+	// sqlForgetFailedSteps forgets the last failed step of each branch, and what
+	// came after it there. A branch is a name up to its last slash.
+	sqlForgetFailedSteps = `
+DELETE FROM steps WHERE run_id = ?1 AND id >= (
+    SELECT max(f.id) FROM steps f WHERE f.run_id = ?1 AND f.state = 'failed'
+        AND rtrim(f.name, replace(f.name, '/', '')) = rtrim(steps.name, replace(steps.name, '/', ''))
+)`
+	sqlClearRun = `UPDATE runs SET cancelling = 0, paused = 0, wait_kind = NULL, wait_for = NULL WHERE run_id = ?1`
 )
 
 func (w workflows) Retry(ctx context.Context, id int64) error {

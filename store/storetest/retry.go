@@ -8,7 +8,9 @@ import (
 
 func retryRun(f *fixture) {
 	c, l := f.leasedRun()
-	f.record(c, l, result("one", `1`), store.StepResult{StepKey: key("two"), Error: "no"}, result("three", `3`))
+	failed := func(name string) store.StepResult { return store.StepResult{StepKey: key(name), Error: "no"} }
+	f.record(c, l, failed("handled"), result("one", `1`), result("left/a", `1`), failed("left/b"), failed("two"),
+		result("makeup", `3`), result("left/c", `1`), result("right/a", `1`))
 	o := outcome(l, store.OutcomeDiscard)
 	o.Version = "v1"
 	f.settleAs(c, store.Dead, o)
@@ -17,7 +19,7 @@ func retryRun(f *fixture) {
 	r := f.status(l.ID, store.RunQueued)
 	equal(f, "failed attempts", r.Attempts, 0)
 	equal(f, "errors", len(r.Errors), 1) // its history is kept
-	equal(f, "steps", fmt.Sprint(stepNames(f.steps(l.ID))), "[one three]")
+	equal(f, "steps", fmt.Sprint(stepNames(f.steps(l.ID))), "[handled one left/a right/a]")
 	again := f.take1(c)
 	equal(f, "attempt", again.Attempt, 1)
 	f.record(c, again, result("two", `2`))

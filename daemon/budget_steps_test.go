@@ -18,7 +18,7 @@ const (
 	budgetStepRows       = 1.4 // inserted: its own, and a share of the run's
 	budgetStepUpdates    = 0.1
 	// Allocations in the daemon. SQLite's engine is in its process.
-	budgetStepAllocs, budgetStepAllocsSQLite = 45, 45
+	budgetStepAllocs, budgetStepAllocsSQLite = 60, 60
 )
 
 const (

@@ -20,7 +20,7 @@ func (w *world) doneAtLeast(n int64) func() bool {
 // on, and nothing is lost or done twice.
 func TestConnectionsTerminated(t *testing.T) {
 	t.Parallel()
-	w := newPostgresWorld(t)
+	w := newWorld(t, pgtest.Start(t).DSN(), "pgqrs") // its own: it cuts everybody's
 	d := w.start("a", settings{queue: "concurrency = 10"})
 	running := w.enqueue(gated(3, "go")...)
 	w.started(running...)

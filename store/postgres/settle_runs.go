@@ -30,21 +30,27 @@ held as materialized (
     select i.* from item i join claimed c on c.claim = i.claim and c.id = i.id
 ),
 known as materialized (
-    select r.run_id, r.version, r.begun_at, r.parent_id from {{schema}}.runs r
-    where r.run_id = any(array(select id from held) || $9::bigint[])
+    select r.* from (select id from held union select unnest($9::bigint[])) x(id) cross join lateral (
+        select r.run_id, r.version, r.begun_at, r.parent_id from {{schema}}.runs r where r.run_id = x.id limit 1
+    ) r
 ),
 there as materialized (
-    select m.id, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held) || $10::bigint[])
+    select m.* from (select id from held union select unnest($10::bigint[])) x(id) cross join lateral (
+        select m.id, m.queue_id from {{schema}}.messages m where m.id between x.id and x.id order by m.id limit 1
+    ) m
     union all
-    select d.id, d.queue_id from {{schema}}.delayed d where d.id = any($10::bigint[])
+    select d.* from unnest($10::bigint[]) x(id) cross join lateral (
+        select d.id, d.queue_id from {{schema}}.delayed d where d.id = x.id limit 1
+    ) d
 ),
 wanted as (
     select h.id, t.queue_id, h.version, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end as begun_at
     from held h join there t on t.id = h.id left join known k on k.run_id = h.id
     where h.must or k.run_id is null or k.version is null and h.version is not null or k.begun_at is null and h.took >= 0
     union all
-    select p.run_id, p.queue_id, null, null from {{schema}}.runs p
-    where p.run_id = any(array(select k.parent_id from known k where k.run_id = any($9::bigint[]) and k.parent_id is not null))
+    select p.run_id, p.queue_id, null, null from (
+        select distinct k.parent_id from known k where k.run_id = any($9::bigint[]) and k.parent_id is not null
+    ) k cross join lateral (select p.run_id, p.queue_id from {{schema}}.runs p where p.run_id = k.parent_id limit 1) p
     union all
     select t.id, t.queue_id, null, null from there t
     where t.id = any($10::bigint[]) and t.queue_id in (select q.id from {{schema}}.queues q where q.kind = 'workflow')
@@ -71,16 +77,23 @@ found as materialized (
 ),
 held as materialized (
     select f.id, f.ord from found f
-    join (select m.id from {{schema}}.messages m where m.id = any(array(select id from found))) m on m.id = f.id
+    cross join lateral (select m.id from {{schema}}.messages m where m.id between f.id and f.id order by m.id limit 1) m
 ),
 recorded as (` + stepsInto + `
     from unnest($19::int[], ` + stepArrays + `) with ordinality as i(item, ` + stepFields + `, ord)
     join held h on h.ord = i.item
     order by i.ord` + stepsAgain + `
 )
-select h.ord, coalesce(r.cancelling, false), coalesce(r.paused, false) from held h left join (
-    select r.run_id, r.cancelling, r.paused from {{schema}}.runs r where r.run_id = any(array(select id from held))
-) r on r.run_id = h.id`
+select h.ord, coalesce(r.cancelling, false), coalesce(r.paused, false) from held h left join lateral (
+    select r.run_id, r.cancelling, r.paused from {{schema}}.runs r where r.run_id = h.id limit 1
+) r on true`
+
+	// sqlFlowPlan is for the statements before a run's end, each of which looks
+	// every row up by itself: whatever the tables hold, one plan is right, and
+	// making it anew each time costs more than a lone step's commit. A message is
+	// asked for by a range and in order, which its primary key alone serves: the
+	// line's index, which has the id as well, is as cheap while it is empty.
+	sqlFlowPlan = `select ` + planHints + `, set_config('enable_nestloop', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 	// sqlRunsDone is sqlSettleDone for runs: those that are being cancelled are
 	// archived as cancelled, and returned last.
@@ -158,7 +171,7 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	steps := recording{t: t, items: with}
 	end := ending{plainItems: plainItems{items: done, state: store.Done}}
 	b := s.batch()
-	b.add(sqlSettlePlan)
+	b.add(sqlFlowPlan)
 	b.add(sqlLockClaims, t.worker, t.claims)
 	// Runs that only record one step more have their rows.
 	if len(done) > 0 || t.holdings == nil || !t.holdings.recorded(t.leases(with)) {
@@ -169,6 +182,7 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 		steps.queue(b)
 	}
 	if len(done) > 0 {
+		b.add(sqlPlanNow)
 		end.queue(b, t)
 	}
 	leases := t.leases(done)

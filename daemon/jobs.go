@@ -75,6 +75,9 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 		if runs != nil {
 			j.news = runs[i].News
 			j.size += resume(p, &runs[i])
+			if q.d.cfg.Store.BackendName() == store.BackendPostgres {
+				p.Fence = &handlerpb.Fence{Worker: j.lease.Worker, Claim: j.lease.Claim}
+			}
 		}
 		sizes += j.size
 		q.held += j.size

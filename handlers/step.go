@@ -112,6 +112,19 @@ func (p place) failed(s *handlerpb.Step) *StepError {
 //
 // Other errors are that ctx is not a workflow's.
 func Step[T any](ctx context.Context, name string, body func(ctx context.Context) (T, error), opts ...StepOption) (T, error) {
+	encoded := func(ctx context.Context) ([]byte, error) {
+		out, err := body(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return encodeOutput(out)
+	}
+	return doStep[T](ctx, name, opts, func(s *liveStep) { s.conclude(s.try(encoded)) })
+}
+
+// doStep comes by a step. try does it once, and leaves what became of it in the
+// live step's record, unless it is recorded already.
+func doStep[T any](ctx context.Context, name string, opts []StepOption, try func(*liveStep)) (T, error) {
 	var out T
 	p, err := come(ctx, kindStep, name)
 	if err != nil {
@@ -122,8 +135,7 @@ func Step[T any](ctx context.Context, name string, body func(ctx context.Context
 	if record == nil || p.waits() {
 		s := p.begin(ctx, policyOf(opts))
 		for s.next() {
-			output, err := try(s, body)
-			s.conclude(output, err)
+			try(s)
 		}
 		record = s.record
 	}
@@ -197,7 +209,7 @@ func (s *liveStep) next() bool {
 }
 
 // try runs the body once. A panic is an error of its own.
-func try[T any](s *liveStep, body func(context.Context) (T, error)) (output []byte, err error) {
+func (s *liveStep) try(body func(context.Context) ([]byte, error)) (output []byte, err error) {
 	var ctx context.Context = s
 	if s.policy.timeout > 0 {
 		var cancel context.CancelFunc
@@ -209,11 +221,7 @@ func try[T any](s *liveStep, body func(context.Context) (T, error)) (output []by
 			output, err = nil, &panicError{v, panicStack()}
 		}
 	}()
-	out, err := body(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return encodeOutput(out)
+	return body(ctx)
 }
 
 // conclude records what became of a try, or ends the branch when that is not to
@@ -229,6 +237,9 @@ func (s *liveStep) conclude(output []byte, err error) {
 	}
 	if err != nil {
 		s.checkHost(err)
+	}
+	if errors.As(err, new(*unrecordedError)) {
+		f.fail(err)
 	}
 	s.tries++
 	record, delay := s.judge(output, err)

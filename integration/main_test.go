@@ -39,6 +39,7 @@ func build(dir string) error {
 		"testworkflow": "./testworkflow",
 		"census":       "../examples/census",
 		"order":        "../examples/order",
+		"transfer":     "../examples/transfer",
 	} {
 		args := []string{"build", "-o", filepath.Join(dir, name)}
 		if raceEnabled && name == "pgqrsd" {

@@ -668,7 +668,10 @@ type Job struct {
 	// For a workflow run: the signals that no step has taken, oldest first.
 	Signals []*Signal `protobuf:"bytes,12,rep,name=signals,proto3" json:"signals,omitempty"`
 	// For a workflow run: what has come to it so far; goes back in Wait.
-	News          int64 `protobuf:"varint,13,opt,name=news,proto3" json:"news,omitempty"`
+	News int64 `protobuf:"varint,13,opt,name=news,proto3" json:"news,omitempty"`
+	// For a workflow run of a daemon on PostgreSQL: what a step that is recorded
+	// in the application's own transaction hands to complete_step.
+	Fence         *Fence `protobuf:"bytes,14,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -794,6 +797,66 @@ func (x *Job) GetNews() int64 {
 	return 0
 }
 
+func (x *Job) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+// Fence is the lease of a run as the database knows it.
+type Fence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        int64                  `protobuf:"varint,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Claim         int64                  `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fence) Reset() {
+	*x = Fence{}
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fence) ProtoMessage() {}
+
+func (x *Fence) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fence.ProtoReflect.Descriptor instead.
+func (*Fence) Descriptor() ([]byte, []int) {
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Fence) GetWorker() int64 {
+	if x != nil {
+		return x.Worker
+	}
+	return 0
+}
+
+func (x *Fence) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
 // Signal is a message to a run.
 type Signal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -806,7 +869,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +881,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[7]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +894,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{7}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Signal) GetId() int64 {
@@ -875,7 +938,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +950,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[8]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +963,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{8}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Cancel) GetId() int64 {
@@ -948,7 +1011,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1023,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[9]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1036,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{9}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Started) GetId() int64 {
@@ -1015,7 +1078,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1090,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[10]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1103,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{10}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Result) GetId() int64 {
@@ -1124,7 +1187,7 @@ type Wait struct {
 
 func (x *Wait) Reset() {
 	*x = Wait{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1199,7 @@ func (x *Wait) String() string {
 func (*Wait) ProtoMessage() {}
 
 func (x *Wait) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[11]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1212,7 @@ func (x *Wait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wait.ProtoReflect.Descriptor instead.
 func (*Wait) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{11}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Wait) GetKind() string {
@@ -1193,7 +1256,7 @@ type Enqueue struct {
 
 func (x *Enqueue) Reset() {
 	*x = Enqueue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1268,7 @@ func (x *Enqueue) String() string {
 func (*Enqueue) ProtoMessage() {}
 
 func (x *Enqueue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1281,7 @@ func (x *Enqueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enqueue.ProtoReflect.Descriptor instead.
 func (*Enqueue) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Enqueue) GetQueue() string {
@@ -1271,7 +1334,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1346,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1359,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Beat) GetId() int64 {
@@ -1346,7 +1409,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1421,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1434,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Log) GetId() int64 {
@@ -1432,7 +1495,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1507,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1520,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ping) GetNumber() uint64 {
@@ -1476,7 +1539,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1551,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1564,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pong) GetNumber() uint64 {
@@ -1552,7 +1615,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1627,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1640,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Step) GetName() string {
@@ -1701,7 +1764,7 @@ type StepCall struct {
 
 func (x *StepCall) Reset() {
 	*x = StepCall{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1776,7 @@ func (x *StepCall) String() string {
 func (*StepCall) ProtoMessage() {}
 
 func (x *StepCall) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1789,7 @@ func (x *StepCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepCall.ProtoReflect.Descriptor instead.
 func (*StepCall) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{18}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StepCall) GetNumber() uint64 {
@@ -1772,7 +1835,7 @@ type StepReply struct {
 
 func (x *StepReply) Reset() {
 	*x = StepReply{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1847,7 @@ func (x *StepReply) String() string {
 func (*StepReply) ProtoMessage() {}
 
 func (x *StepReply) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1860,7 @@ func (x *StepReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepReply.ProtoReflect.Descriptor instead.
 func (*StepReply) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{19}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StepReply) GetNumber() uint64 {
@@ -1834,7 +1897,7 @@ type Description_Queue struct {
 
 func (x *Description_Queue) Reset() {
 	*x = Description_Queue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +1909,7 @@ func (x *Description_Queue) String() string {
 func (*Description_Queue) ProtoMessage() {}
 
 func (x *Description_Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +1957,7 @@ type Hello_QueueSettings struct {
 
 func (x *Hello_QueueSettings) Reset() {
 	*x = Hello_QueueSettings{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +1969,7 @@ func (x *Hello_QueueSettings) String() string {
 func (*Hello_QueueSettings) ProtoMessage() {}
 
 func (x *Hello_QueueSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2045,7 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x06Credit\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
 	"\x04jobs\x18\x02 \x01(\rR\x04jobs\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\xe7\x03\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\x96\x04\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x14\n" +
@@ -1998,10 +2061,14 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	" \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x122\n" +
 	"\asignals\x18\f \x03(\v2\x18.pgqrs.handler.v1.SignalR\asignals\x12\x12\n" +
-	"\x04news\x18\r \x01(\x03R\x04news\x1a:\n" +
+	"\x04news\x18\r \x01(\x03R\x04news\x12-\n" +
+	"\x05fence\x18\x0e \x01(\v2\x17.pgqrs.handler.v1.FenceR\x05fence\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"H\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"5\n" +
+	"\x05Fence\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\x03R\x06worker\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"H\n" +
 	"\x06Signal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x18\n" +
@@ -2116,7 +2183,7 @@ func file_handlers_handlerpb_handler_proto_rawDescGZIP() []byte {
 }
 
 var file_handlers_handlerpb_handler_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(Outcome)(0),                // 0: pgqrs.handler.v1.Outcome
 	(StepState)(0),              // 1: pgqrs.handler.v1.StepState
@@ -2128,60 +2195,62 @@ var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(*Hello)(nil),               // 7: pgqrs.handler.v1.Hello
 	(*Credit)(nil),              // 8: pgqrs.handler.v1.Credit
 	(*Job)(nil),                 // 9: pgqrs.handler.v1.Job
-	(*Signal)(nil),              // 10: pgqrs.handler.v1.Signal
-	(*Cancel)(nil),              // 11: pgqrs.handler.v1.Cancel
-	(*Started)(nil),             // 12: pgqrs.handler.v1.Started
-	(*Result)(nil),              // 13: pgqrs.handler.v1.Result
-	(*Wait)(nil),                // 14: pgqrs.handler.v1.Wait
-	(*Enqueue)(nil),             // 15: pgqrs.handler.v1.Enqueue
-	(*Beat)(nil),                // 16: pgqrs.handler.v1.Beat
-	(*Log)(nil),                 // 17: pgqrs.handler.v1.Log
-	(*Ping)(nil),                // 18: pgqrs.handler.v1.Ping
-	(*Pong)(nil),                // 19: pgqrs.handler.v1.Pong
-	(*Step)(nil),                // 20: pgqrs.handler.v1.Step
-	(*StepCall)(nil),            // 21: pgqrs.handler.v1.StepCall
-	(*StepReply)(nil),           // 22: pgqrs.handler.v1.StepReply
-	(*Description_Queue)(nil),   // 23: pgqrs.handler.v1.Description.Queue
-	(*Hello_QueueSettings)(nil), // 24: pgqrs.handler.v1.Hello.QueueSettings
-	nil,                         // 25: pgqrs.handler.v1.Job.HeadersEntry
-	nil,                         // 26: pgqrs.handler.v1.Enqueue.HeadersEntry
+	(*Fence)(nil),               // 10: pgqrs.handler.v1.Fence
+	(*Signal)(nil),              // 11: pgqrs.handler.v1.Signal
+	(*Cancel)(nil),              // 12: pgqrs.handler.v1.Cancel
+	(*Started)(nil),             // 13: pgqrs.handler.v1.Started
+	(*Result)(nil),              // 14: pgqrs.handler.v1.Result
+	(*Wait)(nil),                // 15: pgqrs.handler.v1.Wait
+	(*Enqueue)(nil),             // 16: pgqrs.handler.v1.Enqueue
+	(*Beat)(nil),                // 17: pgqrs.handler.v1.Beat
+	(*Log)(nil),                 // 18: pgqrs.handler.v1.Log
+	(*Ping)(nil),                // 19: pgqrs.handler.v1.Ping
+	(*Pong)(nil),                // 20: pgqrs.handler.v1.Pong
+	(*Step)(nil),                // 21: pgqrs.handler.v1.Step
+	(*StepCall)(nil),            // 22: pgqrs.handler.v1.StepCall
+	(*StepReply)(nil),           // 23: pgqrs.handler.v1.StepReply
+	(*Description_Queue)(nil),   // 24: pgqrs.handler.v1.Description.Queue
+	(*Hello_QueueSettings)(nil), // 25: pgqrs.handler.v1.Hello.QueueSettings
+	nil,                         // 26: pgqrs.handler.v1.Job.HeadersEntry
+	nil,                         // 27: pgqrs.handler.v1.Enqueue.HeadersEntry
 }
 var file_handlers_handlerpb_handler_proto_depIdxs = []int32{
-	23, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
+	24, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
 	7,  // 1: pgqrs.handler.v1.HostFrame.hello:type_name -> pgqrs.handler.v1.Hello
 	9,  // 2: pgqrs.handler.v1.HostFrame.jobs:type_name -> pgqrs.handler.v1.Job
-	11, // 3: pgqrs.handler.v1.HostFrame.cancels:type_name -> pgqrs.handler.v1.Cancel
-	22, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
-	18, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
+	12, // 3: pgqrs.handler.v1.HostFrame.cancels:type_name -> pgqrs.handler.v1.Cancel
+	23, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
+	19, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
 	8,  // 6: pgqrs.handler.v1.HandlerFrame.credits:type_name -> pgqrs.handler.v1.Credit
-	12, // 7: pgqrs.handler.v1.HandlerFrame.started:type_name -> pgqrs.handler.v1.Started
-	13, // 8: pgqrs.handler.v1.HandlerFrame.results:type_name -> pgqrs.handler.v1.Result
-	16, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
-	21, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
-	17, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
-	19, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
-	24, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
-	25, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
-	20, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
-	10, // 16: pgqrs.handler.v1.Job.signals:type_name -> pgqrs.handler.v1.Signal
-	0,  // 17: pgqrs.handler.v1.Result.outcome:type_name -> pgqrs.handler.v1.Outcome
-	15, // 18: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
-	20, // 19: pgqrs.handler.v1.Result.steps:type_name -> pgqrs.handler.v1.Step
-	14, // 20: pgqrs.handler.v1.Result.wait:type_name -> pgqrs.handler.v1.Wait
-	26, // 21: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
-	1,  // 22: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
-	15, // 23: pgqrs.handler.v1.Step.child:type_name -> pgqrs.handler.v1.Enqueue
-	20, // 24: pgqrs.handler.v1.StepCall.steps:type_name -> pgqrs.handler.v1.Step
-	2,  // 25: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
-	3,  // 26: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
-	5,  // 27: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
-	4,  // 28: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
-	6,  // 29: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
-	28, // [28:30] is the sub-list for method output_type
-	26, // [26:28] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	13, // 7: pgqrs.handler.v1.HandlerFrame.started:type_name -> pgqrs.handler.v1.Started
+	14, // 8: pgqrs.handler.v1.HandlerFrame.results:type_name -> pgqrs.handler.v1.Result
+	17, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
+	22, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
+	18, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
+	20, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
+	25, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
+	26, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
+	21, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
+	11, // 16: pgqrs.handler.v1.Job.signals:type_name -> pgqrs.handler.v1.Signal
+	10, // 17: pgqrs.handler.v1.Job.fence:type_name -> pgqrs.handler.v1.Fence
+	0,  // 18: pgqrs.handler.v1.Result.outcome:type_name -> pgqrs.handler.v1.Outcome
+	16, // 19: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
+	21, // 20: pgqrs.handler.v1.Result.steps:type_name -> pgqrs.handler.v1.Step
+	15, // 21: pgqrs.handler.v1.Result.wait:type_name -> pgqrs.handler.v1.Wait
+	27, // 22: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
+	1,  // 23: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
+	16, // 24: pgqrs.handler.v1.Step.child:type_name -> pgqrs.handler.v1.Enqueue
+	21, // 25: pgqrs.handler.v1.StepCall.steps:type_name -> pgqrs.handler.v1.Step
+	2,  // 26: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
+	3,  // 27: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
+	5,  // 28: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
+	4,  // 29: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
+	6,  // 30: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
+	29, // [29:31] is the sub-list for method output_type
+	27, // [27:29] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_handlers_handlerpb_handler_proto_init() }
@@ -2189,15 +2258,15 @@ func file_handlers_handlerpb_handler_proto_init() {
 	if File_handlers_handlerpb_handler_proto != nil {
 		return
 	}
-	file_handlers_handlerpb_handler_proto_msgTypes[10].OneofWrappers = []any{}
-	file_handlers_handlerpb_handler_proto_msgTypes[17].OneofWrappers = []any{}
+	file_handlers_handlerpb_handler_proto_msgTypes[11].OneofWrappers = []any{}
+	file_handlers_handlerpb_handler_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handlers_handlerpb_handler_proto_rawDesc), len(file_handlers_handlerpb_handler_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

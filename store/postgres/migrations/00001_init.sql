@@ -349,7 +349,7 @@ begin
     values (complete_step.run, complete_step.occurrence, 1, complete_step.position, 'step', complete_step.name, 'succeeded',
         complete_step.output, transaction_timestamp(), clock_timestamp())
     on conflict (run_id, name, occurrence) do update set state = 'succeeded', output = excluded.output, error = null,
-        due_at = null, finished_at = excluded.finished_at
+        due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
         where s.state in ('running', 'waiting');
     if not found then
         raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run

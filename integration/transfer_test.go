@@ -1,0 +1,208 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/internal/pgtest"
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+// bank is a world of the example transfer, in a cluster of its own, for the
+// bank's tables are always in the schema "transfer".
+type bank struct {
+	*world
+	settings settings
+	want     map[string]int64 // by "table account"
+}
+
+const (
+	accounts = 10
+	capital  = 1_000_000 // of each current account
+)
+
+func newBank(t *testing.T, w *world, dsn string) *bank {
+	t.Helper()
+	must(t, os.Remove(filepath.Join(w.dir, "plugins", "testhandler")))
+	w.plugin("transfer", "transfer")
+	b := &bank{world: w, want: make(map[string]int64)}
+	b.settings.extra = fmt.Sprintf("[queues.transfer]\nconcurrency = 20\nmax_attempts = 1000\n"+
+		"[queues.transfer.backoff]\ndelay = \"10ms\"\ncap = \"20ms\"\n[handlers.transfer.env]\nTRANSFER_DSN = %q\nTRANSFER_SCHEMA = %q\n", dsn, w.schema)
+	return b
+}
+
+// start starts a daemon and waits until the workflow's queue is there, and with
+// it the bank's tables.
+func (b *bank) start(name string) *process {
+	b.t.Helper()
+	p := b.world.start(name, b.settings)
+	b.eventually("queue transfer to be there", func() bool {
+		_, err := b.store.Queues().Get(b.t.Context(), "transfer")
+		return err == nil
+	})
+	return p
+}
+
+func (b *bank) create(from, to string, cents int64) int64 {
+	b.t.Helper()
+	id, _, err := b.store.CreateWorkflow(b.t.Context(), store.NewRun{
+		Workflow: "transfer", Input: fmt.Appendf(nil, `{"from":%q,"to":%q,"cents":%d}`, from, to, cents),
+	})
+	must(b.t, err)
+	return id
+}
+
+// unfinished counts the transfers that go on; -1 while the database is away.
+func (b *bank) unfinished() int {
+	n, err := b.store.Messages().Count(b.t.Context(), store.MessageFilter{Queue: "transfer"})
+	if err != nil {
+		return -1
+	}
+	return int(n)
+}
+
+// balances are those of the bank's tables.
+func (b *bank) balances(conn *pgx.Conn) map[string]int64 {
+	b.t.Helper()
+	rows, err := conn.Query(b.t.Context(), `select 'current ' || account, cents from transfer.current
+		union all select 'savings ' || account, cents from transfer.savings`)
+	must(b.t, err)
+	defer rows.Close()
+	got := make(map[string]int64)
+	for rows.Next() {
+		var name string
+		var cents int64
+		must(b.t, rows.Scan(&name, &cents))
+		got[name] = cents
+	}
+	must(b.t, rows.Err())
+	return got
+}
+
+func (b *bank) connect() *pgx.Conn {
+	b.t.Helper()
+	conn, err := pgx.Connect(b.t.Context(), b.dsn)
+	must(b.t, err)
+	return conn
+}
+
+// Money moves between two tables while handlers, daemons and Postgres are
+// killed at random moments: each transfer happens once, to the cent.
+func TestTransfersThroughKills(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Start(t)
+	w := newWorld(t, cluster.DSN(), "queues") // another schema than the one by default
+	b := newBank(t, w, cluster.DSN())
+	d := b.start("first")
+	conn := b.connect()
+	for i := range accounts {
+		_, err := conn.Exec(t.Context(), "insert into transfer.current values ($1, $2)", fmt.Sprint(i), capital)
+		must(t, err)
+		b.want[fmt.Sprintf("current %d", i)] = capital
+	}
+	_ = conn.Close(t.Context())
+	rng := rand.New(rand.NewPCG(seed, 3))
+	n := 5 * killRuns(t)
+	var ids []int64
+	for range n {
+		from, to, cents := fmt.Sprint(rng.IntN(accounts)), fmt.Sprint(rng.IntN(accounts)), 1+rng.Int64N(100)
+		ids = append(ids, b.create(from, to, cents))
+		b.want["current "+from] -= cents
+		b.want["savings "+to] += cents
+	}
+	for kill := 0; b.unfinished() > n/10; kill++ {
+		until := b.unfinished() - 1 - rng.IntN(n/12)
+		b.eventually("some transfers to end", func() bool { left := b.unfinished(); return left >= 0 && left <= until })
+		switch rng.IntN(4) {
+		case 0:
+			d.kill()
+			d = b.start(fmt.Sprint("after kill ", kill))
+		case 1:
+			cluster.StopImmediate()
+			cluster.Start()
+			b.eventually("the database to be back", func() bool { return b.unfinished() >= 0 })
+		default:
+			for _, pid := range d.children() {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have died by itself
+			}
+		}
+	}
+	b.eventually("every transfer to end", func() bool { return b.unfinished() == 0 })
+	d.stop()
+	for _, id := range ids {
+		r, err := b.store.Workflows().Get(t.Context(), id)
+		must(t, err)
+		if r.Status != store.RunSucceeded {
+			t.Errorf("transfer %d is %s: %v", id, r.Status, r.Errors)
+		}
+	}
+	conn = b.connect()
+	defer func() { _ = conn.Close(t.Context()) }()
+	for name, got := range b.balances(conn) {
+		if got != b.want[name] {
+			t.Errorf("%s has %d cents, want %d", name, got, b.want[name])
+		}
+		delete(b.want, name)
+	}
+	if len(b.want) > 0 {
+		t.Errorf("these accounts are missing: %v", b.want)
+	}
+}
+
+// A step that fails leaves nothing of its transaction, and its failure is the
+// step's.
+func TestTransferThatFails(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Start(t)
+	b := newBank(t, newWorld(t, cluster.DSN(), "pgqrs"), cluster.DSN())
+	d := b.start("a")
+	conn := b.connect()
+	defer func() { _ = conn.Close(t.Context()) }()
+	_, err := conn.Exec(t.Context(), "insert into transfer.current values ('poor', 5)")
+	must(t, err)
+	for input, want := range map[string]string{"poor": "current_cents_check", "nobody": `there is no current account "nobody"`} {
+		id := b.create(input, "rich", 6)
+		b.fails(id, want)
+		steps, err := b.store.Workflows().Steps(t.Context(), id)
+		must(t, err)
+		if len(steps) != 1 || steps[0].State != store.StepFailed || !strings.Contains(steps[0].Error, want) {
+			t.Errorf("the steps are %+v", steps)
+		}
+	}
+	d.stop()
+	if got := b.balances(conn); len(got) != 1 || got["current poor"] != 5 {
+		t.Errorf("the balances are %v", got)
+	}
+}
+
+// On SQLite there is no transaction to share: the run says so, and moves nothing.
+func TestTransferWantsPostgres(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Start(t)
+	b := newBank(t, newWorld(t, "sqlite:"+filepath.Join(t.TempDir(), "pgqrs.db"), ""), cluster.DSN())
+	d := b.start("a")
+	b.fails(b.create("a", "b", 1), "wants a daemon that runs on PostgreSQL")
+	d.stop()
+}
+
+// fails waits for a run's failure.
+func (b *bank) fails(id int64, why string) {
+	b.t.Helper()
+	var r store.Run
+	b.eventually(fmt.Sprintf("transfer %d to end", id), func() bool {
+		var err error
+		r, err = b.store.Workflows().Get(b.t.Context(), id)
+		must(b.t, err)
+		return r.Status.Terminal()
+	})
+	if r.Status != store.RunFailed || !strings.Contains(fmt.Sprint(r.Errors), why) {
+		b.t.Errorf("transfer %d is %s: %v, want a failure that says %q", id, r.Status, r.Errors, why)
+	}
+}

@@ -131,6 +131,8 @@ check-builds: build
 		go vet -tags $$tag ./cmd/... ./store/anystore/...; \
 	done
 	@go vet ./...
+	@go vet -tags failpoints ./internal/failpoint ./handlers/... ./store/...
+	@if grep -qa FAILPOINTS bin/pgqrsd; then echo 'bin/pgqrsd has failpoints' >&2; exit 1; fi
 
 .PHONY: check-systemd
 check-systemd:

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // endGrace is how long jobs that were cancelled because the host is gone may
@@ -93,6 +94,7 @@ func (s *session) read() error {
 		if err != nil {
 			return err
 		}
+		passHost(failpoint.HandlerGot, frame)
 		if frame.Hello != nil {
 			s.hello(frame.Hello)
 		}
@@ -111,6 +113,7 @@ func (s *session) read() error {
 		if frame.Drain {
 			s.drain()
 		}
+		passHost(failpoint.HandlerTook, frame)
 	}
 }
 
@@ -187,9 +190,11 @@ func (s *session) write() error {
 		frame, closed := s.out.next()
 		switch {
 		case frame != nil:
+			passHandler(failpoint.HandlerSends, frame)
 			if err := s.stream.Send(frame); err != nil {
 				return err
 			}
+			passHandler(failpoint.HandlerSent, frame)
 		case closed:
 			return nil
 		default:

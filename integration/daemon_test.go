@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -47,8 +48,8 @@ func (w *world) spawnConfig(name, config string) *process {
 	w.t.Helper()
 	p := &process{w: w, name: name, notify: listenNotify(w.t), logs: &lockedBuffer{}, exited: make(chan struct{})}
 	args := append([]string{"--config", config}, w.globalArgs()...)
-	p.cmd = exec.Command(filepath.Join(bin, "pgqrsd"), append(args, "run", "--plugins", filepath.Join(w.dir, "plugins"))...)
-	p.cmd.Env = append(baseEnv(), "NOTIFY_SOCKET="+p.notify.path)
+	p.cmd = exec.Command(filepath.Join(bin, cmp.Or(w.binary, "pgqrsd")), append(args, "run", "--plugins", filepath.Join(w.dir, "plugins"))...)
+	p.cmd.Env = append(baseEnv(), append(w.environ, "NOTIFY_SOCKET="+p.notify.path)...)
 	p.cmd.Dir = w.dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := p.cmd.StderrPipe()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -45,10 +46,23 @@ func build(dir string) error {
 		if raceEnabled && name == "pgqrsd" {
 			args = append(args, "-race")
 		}
-		out, err := exec.Command("go", append(args, pkg)...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		if err := compile(append(args, pkg)...); err != nil {
+			return err
 		}
+	}
+	// The same two, which can be killed at an exact place.
+	for name, pkg := range map[string]string{"failing-pgqrsd": "../cmd/pgqrsd", "failing-testworkflow": "./testworkflow"} {
+		if err := compile("build", "-tags", "failpoints", "-o", filepath.Join(dir, name), pkg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compile(args ...string) error {
+	out, err := exec.Command("go", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
 }

@@ -96,6 +96,16 @@ func (w *flows) create(ops ...op) int64 {
 	return made.ID
 }
 
+// tryCreate starts a run, if the database lets it. Tried again with the same key
+// it is the same run.
+func (w *flows) tryCreate(key string, ops ...op) (int64, error) {
+	w.t.Helper()
+	raw, err := json.Marshal(ops)
+	must(w.t, err)
+	id, _, err := w.store.CreateWorkflow(w.t.Context(), store.NewRun{Workflow: "flow", Input: raw, Key: key})
+	return id, err
+}
+
 // createMany starts the same run n times.
 func (w *flows) createMany(n int, ops ...op) []int64 {
 	w.t.Helper()

@@ -35,6 +35,8 @@ type world struct {
 	backend string
 	store   store.Store // a handle beside the daemons, to enqueue and to look
 	logs    *lockedBuffer
+	binary  string   // the daemon; default: pgqrsd
+	environ []string // of the daemon, besides the base
 }
 
 // onBackends runs a test on SQLite and on Postgres.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 const (
@@ -138,7 +139,9 @@ func (p *process) read() error {
 			return err
 		}
 		p.lastFrame.Store(int64(p.clock()))
+		passHandler(failpoint.HostGot, frame)
 		p.take(frame)
+		passHandler(failpoint.HostTook, frame)
 	}
 }
 

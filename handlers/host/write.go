@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgqrs/pgqrsd/handlers"
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // How much travels in one frame.
@@ -42,9 +43,11 @@ func (p *process) write() {
 			if frame == nil {
 				break
 			}
+			passHost(failpoint.HostSends, frame)
 			if p.stream.Send(frame) != nil {
 				return // the reader learns of the stream's end, and why
 			}
+			passHost(failpoint.HostSent, frame)
 		}
 	}
 }

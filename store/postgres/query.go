@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // limited bounds a call by the store's own limit, for a server that vanished
@@ -59,7 +61,10 @@ func (b *batch) add(text string, args ...any) *pgx.QueuedQuery {
 func (b *batch) send(ctx context.Context, op string) error {
 	call, cancel := b.s.limited(ctx)
 	defer cancel()
-	return b.s.fail(ctx, op, b.s.pool.SendBatch(call, &b.b).Close())
+	failpoint.At(failpoint.Commits, op)
+	err := b.s.pool.SendBatch(call, &b.b).Close()
+	failpoint.At(failpoint.Committed, op)
+	return b.s.fail(ctx, op, err)
 }
 
 // sendIn runs the batch within tx.
@@ -96,11 +101,15 @@ func milliseconds(d time.Duration) string {
 func (s *Store) transaction(ctx context.Context, op string, fn func(ctx context.Context, b *batch, tx pgx.Tx) error) error {
 	call, cancel := s.limited(ctx)
 	defer cancel()
-	return s.fail(ctx, op, pgx.BeginFunc(call, s.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(call, s.pool, func(tx pgx.Tx) error {
 		b := s.batch()
 		b.add(sqlLimits, s.limits()...)
-		return fn(call, b, tx)
-	}))
+		err := fn(call, b, tx)
+		failpoint.At(failpoint.Commits, op)
+		return err
+	})
+	failpoint.At(failpoint.Committed, op)
+	return s.fail(ctx, op, err)
 }
 
 func duration(us int64) time.Duration { return time.Duration(us) * time.Microsecond }

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // write writes what was decided and commits. It returns the claims it dropped.
@@ -42,9 +44,11 @@ func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) 
 	}
 	empty := m.addClaims(b)
 	b.add(sqlCommit)
+	failpoint.At(failpoint.Commits, "settle")
 	if err := conn.SendBatch(ctx, &b.b).Close(); err != nil {
 		return nil, err
 	}
+	failpoint.At(failpoint.Committed, "settle")
 	if m.runs != nil {
 		m.queues = append(m.queues, m.runs.woken...)
 	}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"sync/atomic"
+
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // flush says whether a transaction's commit waits for the disk.
@@ -186,7 +188,9 @@ func (t *tx) run(wait context.Context, how flush, fn func(*tx) error) error {
 	}
 	if err == nil {
 		t.w.commits.Add(1)
+		failpoint.At(failpoint.Commits, "transaction")
 		_, err = t.exec(sqlCommit)
+		failpoint.At(failpoint.Committed, "transaction")
 	}
 	if err == nil {
 		return nil

@@ -26,6 +26,8 @@ type op struct {
 	Gate string `json:"gate,omitempty"`
 	// MS is a sleep's length, a receive's time-out, and the delay of a step's tries.
 	MS int `json:"ms,omitempty"`
+	// Until is when a sleep ends, Unix milliseconds, instead of MS.
+	Until int64 `json:"until,omitempty"`
 	// Tries of a step, of which the first Fail ones fail, and the first Die ones
 	// kill the process.
 	Tries int `json:"tries,omitempty"`
@@ -79,6 +81,9 @@ func (o op) do(ctx context.Context) (string, error) {
 	case "step":
 		return handlers.Step(ctx, o.Name, o.body, handlers.Tries(max(o.Tries, 1)), handlers.Backoff(wait, wait))
 	case "sleep":
+		if o.Until != 0 {
+			wait = time.Until(time.UnixMilli(o.Until)) // recorded by the first call
+		}
 		return "slept", handlers.Sleep(ctx, o.Name, wait)
 	case "receive":
 		got, err := handlers.Receive[json.RawMessage](ctx, o.Name, wait)

@@ -132,9 +132,9 @@ func TestATakenForDeadDaemonRegistersAnew(t *testing.T) {
 		if m := f.becomes(id, store.Done); m.Attempts != 1 || m.Worker == old {
 			t.Errorf("attempts %d, finished by worker %d, the old one is %d", m.Attempts, m.Worker, old)
 		}
-		if f.metric("pgqrsd_leases_lost_total", "queue", "work") < 1 {
-			t.Error("no lost lease was counted")
-		}
+		f.eventually("the lost lease is counted", func() bool {
+			return f.metric("pgqrsd_leases_lost_total", "queue", "work") >= 1
+		})
 		f.posts(`{"messages":[{"payload":{}}]}`, http.StatusCreated, "")
 	})
 }

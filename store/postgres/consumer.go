@@ -53,53 +53,53 @@ type holdings struct {
 	returned atomic.Bool
 
 	mu sync.Mutex
-	// claims are the messages of each, and whether something is recorded of them
-	// as runs under a version.
-	claims map[int64]map[int64]bool
+	// claims are the messages of each, and what is recorded of them as runs.
+	claims map[int64]map[int64]noted
 	// drained are claims that hold nothing but may have a row: those whose last
 	// messages were settled by concurrent calls, none of which knew that it was
 	// the last, and those whose answer was lost. The next call drops them.
 	drained []int64
 }
 
+// noted is what is known to be recorded of a message as a run.
+type noted uint8
+
+const (
+	notedNothing noted = iota
+	notedRow           // a step, and when the run began; no version
+	notedVersion       // the version that began it as well
+)
+
 func newHoldings() *holdings {
-	return &holdings{claims: map[int64]map[int64]bool{}}
+	return &holdings{claims: map[int64]map[int64]noted{}}
 }
 
 func (h *holdings) add(claim int64, got []store.LeasedMessage) {
-	ids := make(map[int64]bool, len(got))
+	ids := make(map[int64]noted, len(got))
 	for i := range got {
-		ids[got[i].ID] = false
+		ids[got[i].ID] = notedNothing
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.claims[claim] = ids
 }
 
-// record notes that something is recorded of leases as runs. It stays as long
-// as they are held.
-func (h *holdings) record(leases []store.Lease) {
+// record notes that something is recorded of a lease as a run. It stays as long
+// as it is held.
+func (h *holdings) record(l store.Lease, what noted) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, l := range leases {
-		if ids := h.claims[l.Claim]; ids != nil {
-			if _, holds := ids[l.ID]; holds {
-				ids[l.ID] = true
-			}
-		}
+	ids := h.claims[l.Claim]
+	if known, holds := ids[l.ID]; holds && known < what {
+		ids[l.ID] = what
 	}
 }
 
-// recorded reports whether something is recorded of all of these.
-func (h *holdings) recorded(leases []store.Lease) bool {
+// recorded reports whether at least so much is recorded of a lease.
+func (h *holdings) recorded(l store.Lease, least noted) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, l := range leases {
-		if !h.claims[l.Claim][l.ID] {
-			return false
-		}
-	}
-	return true
+	return h.claims[l.Claim][l.ID] >= least
 }
 
 // lost notes a claim that may have a row although its answer was lost.

@@ -74,3 +74,35 @@ func TestStoppedConsumersAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// A run's row is asked for until it has what a step notes in it, and then no more.
+func TestStepsOfANotedRunCostNoStatementForItsRow(t *testing.T) {
+	t.Parallel()
+	s, _ := installed(t, "q", store.QueuePolicy{Kind: store.WorkflowQueue})
+	enqueue(t, s, "q", 1)
+	c := newConsumer(t, s, "q").(*consumer)
+	got, err := c.Dequeue(t.Context(), 1, time.Hour)
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d messages, %v", len(got), err)
+	}
+	statements := func(step, version string) int64 {
+		before := s.Statements()
+		settled, err := c.Settle(t.Context(), []store.Outcome{{
+			Lease: got[0].Lease, Kind: store.OutcomeStep, Version: version,
+			Steps: []store.StepResult{{StepKey: store.StepKey{Name: step, Occurrence: 1}, State: store.StepSucceeded, Output: []byte(`1`)}},
+		}})
+		if err != nil || settled[0].Err != nil {
+			t.Fatal(settled, err)
+		}
+		return s.Statements() - before
+	}
+	first, second := statements("a", ""), statements("b", "")
+	versioned, last := statements("c", "v1"), statements("d", "v1")
+	if second >= versioned || first < versioned || last != second {
+		t.Errorf("statements of a run's first steps: %d, %d, with a version %d, %d", first, second, versioned, last)
+	}
+	run, err := s.Workflows().Get(t.Context(), got[0].ID)
+	if err != nil || run.Version != "v1" || run.Steps != 4 {
+		t.Errorf("version %q, %d steps, %v", run.Version, run.Steps, err)
+	}
+}

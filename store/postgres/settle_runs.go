@@ -174,7 +174,7 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	b.add(sqlFlowPlan)
 	b.add(sqlLockClaims, t.worker, t.claims)
 	// Runs that only record one step more have their rows.
-	if len(done) > 0 || t.holdings == nil || !t.holdings.recorded(t.leases(with)) {
+	if len(done) > 0 || !t.recorded(with) {
 		_, ended := t.ofLeases(done)
 		t.addLockRuns(b, with, nil, ended, nil)
 	}
@@ -194,10 +194,19 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	end.record(t)
 	if t.holdings != nil {
 		t.holdings.settled(leases, empty)
-		t.holdings.record(steps.recorded())
+		steps.note()
 	}
 	s.notifier.add(end.woken...)
 	return nil
+}
+
+// recorded reports whether the rows of these runs are known to have all that
+// recording a step notes in them.
+func (t *settlement) recorded(items []int) bool {
+	return t.holdings != nil && !slices.ContainsFunc(items, func(i int) bool {
+		o := &t.outcomes[i]
+		return !t.holdings.recorded(o.Lease, noteOf(o))
+	})
 }
 
 // addDropClaims drops claims that have nothing left after these leases.
@@ -289,15 +298,21 @@ func (r *recording) record() {
 	}
 }
 
-// recorded are the leases of which something is recorded now, under a version.
-func (r *recording) recorded() []store.Lease {
-	var leases []store.Lease
+// note keeps in mind what is recorded now of the leases.
+func (r *recording) note() {
 	for i := range r.halts {
-		if o := &r.t.outcomes[i]; o.Version != "" && len(o.Steps) > 0 {
-			leases = append(leases, o.Lease)
+		if o := &r.t.outcomes[i]; len(o.Steps) > 0 {
+			r.t.holdings.record(o.Lease, noteOf(o))
 		}
 	}
-	return leases
+}
+
+// noteOf is what a run's row has once the outcome's steps are recorded.
+func noteOf(o *store.Outcome) noted {
+	if o.Version == "" {
+		return notedRow
+	}
+	return notedVersion
 }
 
 // ending is one use of sqlRunsDone.

@@ -240,7 +240,9 @@ func (q *queue) settled(batch []entry, answers []store.Settled) {
 	q.counted()
 	q.mu.Unlock()
 	q.lane.Reply(t.replies)
-	q.room.raise()
+	if len(t.replies) < len(batch) {
+		q.room.raise() // steps make none
+	}
 	q.report(&t)
 }
 

@@ -171,6 +171,13 @@ func (h *holdings) settled(leases []store.Lease, dropped []int64) {
 	}
 }
 
+// leftDrained reports whether there are claims for the next call to drop.
+func (h *holdings) leftDrained() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.drained) > 0
+}
+
 // gone forgets claims whose rows are gone: they were lost, and a claim's number
 // is never used again.
 func (h *holdings) gone(claims []int64) {

@@ -32,6 +32,14 @@ func (s *Store) row(ctx context.Context, op, text string, args []any, dest ...an
 	return s.fail(ctx, op, s.pool.QueryRow(call, s.sql(text), args...).Scan(dest...))
 }
 
+// committed is row for a statement that writes.
+func (s *Store) committed(ctx context.Context, op, text string, args []any, dest ...any) error {
+	failpoint.At(failpoint.Commits, op)
+	err := s.row(ctx, op, text, args, dest...)
+	failpoint.At(failpoint.Committed, op)
+	return err
+}
+
 // rows runs one statement and scans all its rows.
 func rows[T any](ctx context.Context, s *Store, op, text string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
 	call, cancel := s.limited(ctx)

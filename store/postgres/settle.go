@@ -103,6 +103,8 @@ func (s *Store) settle(ctx context.Context, op string, t *settlement, flow bool)
 	}
 	var err error
 	switch {
+	case flow && t.simple && t.lone():
+		err = s.settleLone(ctx, op, t)
 	case flow && t.simple:
 		err = s.settleSimple(ctx, op, t)
 	case !flow && t.plain != "":

@@ -325,6 +325,55 @@ begin
     return sent.signal;
 end $fn$;
 
+-- Records one step of a run that is held under a claim. It does for the step of a
+-- lone run what a settlement's statements do for those of many: there the cost of
+-- each statement is shared, here it would be most of what the step costs. Returns
+-- null if the run is not held, else what it must do: 'cancel', 'pause' or ''. at
+-- null is the time of the statement; a delay below zero is for ever.
+create function {{schema}}.record_step(at timestamptz, worker bigint, claim bigint, run bigint, kind text, "position" int,
+    name text, occurrence bigint, state text, tries int, took interval, output json, error text, topic text, delay interval)
+returns text language plpgsql set enable_seqscan = off as $fn$
+#variable_conflict use_column
+declare
+    now      timestamptz := coalesce(record_step.at, statement_timestamp());
+    began    timestamptz := now - record_step.took;
+    due      timestamptz;
+    finished timestamptz;
+    halt     text;
+begin
+    -- The next statement then sees what others did who had the claim locked.
+    perform from {{schema}}.claims c where c.worker_id = record_step.worker and c.claim = record_step.claim
+        and record_step.run = any(c.ids) for no key update;
+    if not found then
+        return null;
+    end if;
+    select case when r.cancelling then 'cancel' when r.paused then 'pause' else '' end into halt from (
+        select m.id from {{schema}}.messages m where m.id between record_step.run and record_step.run order by m.id limit 1
+    ) m left join lateral (
+        select r.cancelling, r.paused from {{schema}}.runs r where r.run_id = m.id limit 1
+    ) r on true;
+    if not found then
+        return null;
+    end if;
+    if record_step.state <> 'waiting' then
+        finished := now;
+    elsif record_step.delay >= interval '0' then
+        due := now + record_step.delay;
+    end if;
+    insert into {{schema}}.steps (run_id, kind, position, name, occurrence, state, tries, output, error, topic, due_at, started_at, finished_at)
+    values (record_step.run, record_step.kind, record_step.position, record_step.name, record_step.occurrence, record_step.state,
+        record_step.tries, record_step.output, record_step.error, record_step.topic, due, began, finished)
+    on conflict (run_id, name, occurrence) do nothing;
+    if not found then
+        update {{schema}}.steps s set kind = record_step.kind, position = record_step.position, state = record_step.state,
+            tries = greatest(s.tries, record_step.tries), output = record_step.output, error = record_step.error,
+            topic = coalesce(record_step.topic, s.topic), due_at = due, finished_at = finished
+        where s.run_id = record_step.run and s.name = record_step.name and s.occurrence = record_step.occurrence
+            and (s.state = 'running' or s.state = 'waiting' and (record_step.state <> 'waiting' or record_step.tries > s.tries));
+    end if;
+    return halt;
+end $fn$;
+
 -- For handlers: records a step of a run as succeeded within the caller's
 -- transaction, so that the step and the caller's writes are there together or
 -- not at all. (worker, claim) is the lease that the run is held under: without

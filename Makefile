@@ -102,6 +102,13 @@ test: check ## run everything that CI runs
 test-quick: ## run the tests without the race detector and the slow ones
 	@scripts/with-postgres.sh go test -short ./...
 
+# Each kind of kill at each place that a run passes, 1,000 runs of ten steps
+# under random kills, and 100,000 runs asleep. "make test" runs a part of each.
+.PHONY: test-kills
+test-kills: ## run the whole matrix of kills, and the largest numbers of runs
+	@PGQRS_TEST_MATRIX=all PGQRS_TEST_RUNS=1000 PGQRS_TEST_SLEEPERS=100000 scripts/with-postgres.sh \
+		go test ./integration -count 1 -timeout 60m -v -run 'Matrix|ThroughKills|ThroughPostgresCrash|ManyRunsAsleep'
+
 .PHONY: test-systemd
 test-systemd: build examples ## run the unit under a real systemd in a container; needs root
 	@scripts/test-systemd.sh

@@ -16,7 +16,8 @@ import (
 func (a *app) workflowCommand() *cobra.Command {
 	return group("workflow", "Start workflow runs, look at them and steer them", "  pgqrsd workflow list order",
 		a.workflowCreate(), a.workflowList(), a.workflowGet(), a.workflowCancel(), a.workflowRetry(), a.workflowFork(),
-		a.workflowPause(), a.workflowResume(), a.workflowSend(), a.workflowResult(), a.workflowEvents(), a.workflowSignals())
+		a.workflowPause(), a.workflowResume(), a.workflowSend(), a.workflowResult(), a.workflowEvents(),
+		a.workflowEvent(), a.workflowSignals())
 }
 
 func (a *app) workflowCreate() *cobra.Command {

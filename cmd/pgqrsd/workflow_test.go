@@ -75,6 +75,8 @@ func TestWorkflowCreate(t *testing.T) {
 		c.fails(exitError, []string{"has not ended within 30ms", "waits for its start"}, "workflow", "result", strings.TrimSpace(later), "--wait", "--timeout", "30ms")
 		c.fails(exitError, []string{"not found"}, "workflow", "get", "99999")
 		c.fails(exitUsage, []string{"--timeout is for --wait"}, "workflow", "result", "1", "--timeout", "1s")
+		c.fails(exitError, []string{"has not set event told", "--wait"}, "workflow", "event", strings.TrimSpace(later), "told")
+		c.fails(exitError, []string{"has not set event told", "within 30ms", "waits for its start"}, "workflow", "event", strings.TrimSpace(later), "told", "--wait", "--timeout", "30ms")
 	})
 }
 
@@ -132,6 +134,10 @@ func TestWorkflowTimeline(t *testing.T) {
 			c.Errorf("the result is %q", out)
 		}
 		c.fails(exitError, []string{"finished"}, "workflow", "send", id, "approved")
+		if out := c.ok("workflow", "event", id, "told", "--wait"); strings.Join(strings.Fields(out), "") != `[1,2]` {
+			c.Errorf("the event is %q", out)
+		}
+		c.fails(exitError, []string{"succeeded without setting event other"}, "workflow", "event", id, "other", "--wait")
 	})
 }
 

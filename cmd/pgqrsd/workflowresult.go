@@ -13,8 +13,7 @@ import (
 )
 
 func (a *app) workflowResult() *cobra.Command {
-	var wait bool
-	var timeout durationFlag
+	var w waiting
 	cmd := a.onID("run", &cobra.Command{
 		Use:   "result ID",
 		Short: "Print the output of a run",
@@ -24,7 +23,7 @@ that has not ended; --wait waits for that.`,
 		Example: `  pgqrsd workflow result 42
   pgqrsd workflow result 42 --wait --timeout 10m`,
 	}, func(ctx context.Context, s *session, id int64) error {
-		run, err := a.awaitRun(ctx, s, id, wait, timeout)
+		run, err := w.end(ctx, s, id)
 		if err != nil {
 			return err
 		}
@@ -34,30 +33,44 @@ that has not ended; --wait waits for that.`,
 		case store.RunFailed, store.RunCancelled:
 			return ended(run)
 		}
-		return unfinished(ctx, run, wait, timeout)
+		return unfinished(ctx, run, w)
 	})
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the run has ended")
-	cmd.Flags().Var(&timeout, "timeout", "with --wait: wait no longer; 0s is for ever")
+	w.flags(cmd, "wait until the run has ended")
+	return cmd
+}
+
+// waiting is whether to wait for something, and for how long.
+type waiting struct {
+	on      bool
+	timeout durationFlag
+}
+
+func (w *waiting) flags(cmd *cobra.Command, usage string) {
+	cmd.Flags().BoolVar(&w.on, "wait", false, usage)
+	cmd.Flags().Var(&w.timeout, "timeout", "with --wait: wait no longer; 0s is for ever")
 	completeFlag(cmd, "timeout", cobra.NoFileCompletions)
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		if cmd.Flags().Changed("timeout") && !wait {
+		if cmd.Flags().Changed("timeout") && !w.on {
 			return usagef("--timeout is for --wait")
 		}
 		return nil
 	}
-	return cmd
 }
 
-func (a *app) awaitRun(ctx context.Context, s *session, id int64, wait bool, timeout durationFlag) (store.Run, error) {
-	if !wait {
-		return s.Workflows().Get(ctx, id)
+// patience ends when there is to be no more waiting.
+func (w *waiting) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch {
+	case !w.on:
+		return context.WithTimeout(ctx, 0)
+	case w.timeout > 0:
+		return context.WithTimeout(ctx, w.timeout.duration())
 	}
-	patience := ctx
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		patience, cancel = context.WithTimeout(ctx, timeout.duration())
-		defer cancel()
-	}
+	return context.WithCancel(ctx)
+}
+
+func (w *waiting) end(ctx context.Context, s *session, id int64) (store.Run, error) {
+	patience, cancel := w.patience(ctx)
+	defer cancel()
 	return await.End(ctx, patience, s.Workflows(), id)
 }
 
@@ -74,37 +87,15 @@ func ended(run store.Run) error {
 }
 
 // unfinished says why there is no result yet.
-func unfinished(ctx context.Context, run store.Run, wait bool, timeout durationFlag) error {
+func unfinished(ctx context.Context, run store.Run, w waiting) error {
 	now := why(run, nil)
 	switch {
-	case !wait:
+	case !w.on:
 		return fmt.Errorf("run %d has not ended: it %s; --wait waits for it", run.ID, now)
 	case ctx.Err() != nil:
 		return fmt.Errorf("wait for run %d: %w", run.ID, ctx.Err())
 	}
-	return fmt.Errorf("run %d has not ended within %s: it %s", run.ID, timeout.String(), now)
-}
-
-func (a *app) workflowEvents() *cobra.Command {
-	return a.onID("run", &cobra.Command{
-		Use:   "events ID",
-		Short: "List the events that a run has set",
-		Example: `  pgqrsd workflow events 42
-  pgqrsd workflow events 42 -o json`,
-	}, func(ctx context.Context, s *session, id int64) error {
-		events, err := s.Workflows().Events(ctx, id)
-		if err != nil {
-			return err
-		}
-		if a.json() {
-			return a.printJSON(view.Each(events, view.OfEvent))
-		}
-		rows := make([][]string, len(events))
-		for i, e := range events {
-			rows[i] = []string{e.Name, since(e.SetAt), string(e.Value)}
-		}
-		return a.printTable("events", []column{{head: "NAME", flex: true}, {head: "AGE", right: true}, {head: "VALUE", flex: true}}, rows)
-	})
+	return fmt.Errorf("run %d has not ended within %s: it %s", run.ID, w.timeout.String(), now)
 }
 
 func (a *app) workflowSignals() *cobra.Command {

@@ -150,6 +150,10 @@ func (j *job) start(now time.Duration) {
 // told has run for at most the time since it was sent.
 func (j *job) result(r *handlerpb.Result, now time.Duration) Result {
 	cleanResult(r, j.port.kind)
+	if j.evicted && r.Outcome == handlerpb.Outcome_OUTCOME_RETRY {
+		// It failed because the process goes. That is not the job's fault.
+		*r = handlerpb.Result{Id: r.Id, Claim: r.Claim, Outcome: handlerpb.Outcome_OUTCOME_RELEASE, Error: r.Error}
+	}
 	out := Result{Result: r, Version: j.port.process.version}
 	switch {
 	case j.started != 0:

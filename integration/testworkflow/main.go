@@ -33,6 +33,8 @@ type op struct {
 	Tries int `json:"tries,omitempty"`
 	Fail  int `json:"fail,omitempty"`
 	Die   int `json:"die,omitempty"`
+	// Deaf makes a step wait for its gate whatever becomes of its ctx.
+	Deaf bool `json:"deaf,omitempty"`
 	// UnlessFile makes a step fail for good until the file exists in GATES.
 	UnlessFile string `json:"unless_file,omitempty"`
 	// Run and Payload of a signal to send; Payload of an event.
@@ -135,6 +137,9 @@ func (o op) body(ctx context.Context) (string, error) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	if o.Gate != "" {
+		if o.Deaf {
+			ctx = context.WithoutCancel(ctx)
+		}
 		if err := waitForFile(ctx, o.Gate); err != nil {
 			return "", err
 		}

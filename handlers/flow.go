@@ -168,6 +168,9 @@ func (f *flow) record(b *branch, step *handlerpb.Step) {
 	f.job.lane.session.out.record(c)
 	reply := <-c.replies
 	switch {
+	case reply.Error != "" && int(reply.Refused) == len(c.pb.Steps) && refuse(step, reply.Error):
+		f.again(c.pb.Steps[:len(c.pb.Steps)-1])
+		f.record(b, step)
 	case reply.Error != "":
 		f.fail(&recordError{step.Name, reply.Error})
 	case reply.Halt != "":

@@ -28,6 +28,7 @@ type flow struct {
 	// over holds sleeps that are over and go with the next thing recorded.
 	over    []*handlerpb.Step
 	signals []*handlerpb.Signal // that no step has taken
+	shown   []*liveStep         // that progress tells of, oldest first
 	verdict *verdict
 	// panicked is a panic or a Goexit of the author's, which comes before the verdict.
 	panicked error

@@ -168,6 +168,7 @@ type liveStep struct {
 	policy StepOption
 	tries  int
 	began  time.Time
+	shown  bool // as progress; guarded by the flow's lock
 }
 
 // Value implements context.Context.
@@ -217,6 +218,8 @@ func (s *liveStep) try(body func(context.Context) ([]byte, error)) (output []byt
 			output, err = nil, &panicError{v, panicStack()}
 		}
 	}()
+	s.branch.watch(s)
+	defer s.branch.unwatch(s)
 	if s.policy.timeout > 0 {
 		return s.tryInTime(body)
 	}

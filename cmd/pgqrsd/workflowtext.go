@@ -24,7 +24,11 @@ func runNow(r store.Run) string {
 		return text
 	case store.RunRunning, store.RunCancelling:
 		if r.Worker > 0 {
-			return fmt.Sprintf("worker %d", r.Worker)
+			text := fmt.Sprintf("worker %d", r.Worker)
+			if at := progressWords(r.Progress); at != "" {
+				text += ", " + at
+			}
+			return text
 		}
 	case store.RunFailed:
 		return view.LastError(r)
@@ -40,10 +44,19 @@ func why(r store.Run, steps []store.StepRecord) string {
 	case store.RunQueued:
 		return "is ready; a daemon that serves the workflow will take it"
 	case store.RunRunning:
+		if at := isAt(r); at != "" {
+			return fmt.Sprintf("runs on worker %d: %s", r.Worker, at)
+		}
 		return fmt.Sprintf("runs on worker %d", r.Worker)
 	case store.RunPaused:
 		return fmt.Sprintf("is paused; `pgqrsd workflow resume %d` lets it carry on", r.ID)
 	case store.RunCancelling:
+		switch at := isAt(r); {
+		case strings.HasPrefix(at, "step "):
+			return "is being cancelled: stops after " + at
+		case at != "":
+			return "is being cancelled: stops at its next step; " + at
+		}
 		return "is being cancelled: stops at its next step"
 	case store.RunWaiting:
 		if r.Wait != nil {
@@ -51,6 +64,15 @@ func why(r store.Run, steps []store.StepRecord) string {
 		}
 	}
 	return ""
+}
+
+// isAt is what a run that has a worker is at, since when, as far as it says so.
+func isAt(r store.Run) string {
+	at := progressWords(r.Progress)
+	if at == "" {
+		return ""
+	}
+	return at + " since " + timeOfDay(r.Progress.At, time.Now())
 }
 
 // waitsFor names what a run waits for; steps say more about it, if they are known.

@@ -14,6 +14,9 @@ type Outside struct {
 	Run, Worker, Claim   int64
 	Name                 string // with its branches before it
 	Occurrence, Position int
+	// Version is the handler's, for a run of which nothing says yet which version
+	// began it; else empty.
+	Version string
 }
 
 var errNoFence = errors.New("it is recorded in your own transaction, which wants a daemon that runs on PostgreSQL")
@@ -27,13 +30,17 @@ var errNoFence = errors.New("it is recorded in your own transaction, which wants
 // run then fails.
 func StepOutside[T any](ctx context.Context, name string, body func(ctx context.Context, at Outside) (output []byte, err error), opts ...StepOption) (T, error) {
 	return doStep[T](ctx, name, opts, func(s *liveStep) {
-		fence := s.branch.flow.job.msg.Fence
+		j := s.branch.flow.job
+		fence := j.msg.Fence
 		if fence == nil {
 			s.branch.flow.discard(fmt.Errorf("step %s: %w", s.name, errNoFence))
 		}
 		at := Outside{
-			Run: s.branch.flow.job.msg.Id, Worker: fence.Worker, Claim: fence.Claim,
+			Run: j.msg.Id, Worker: fence.Worker, Claim: fence.Claim,
 			Name: s.name, Occurrence: int(s.occurrence), Position: int(s.position),
+		}
+		if j.msg.Version == "" {
+			at.Version = j.lane.session.version
 		}
 		output, err := s.try(func(ctx context.Context) ([]byte, error) { return body(ctx, at) })
 		if err != nil {

@@ -55,7 +55,7 @@ func StepTx[T any](ctx context.Context, db DB, name string, body func(ctx contex
 	if in, ok := db.(inSchema); ok {
 		db, schema = in.DB, in.schema
 	}
-	complete := "select " + pgx.Identifier{schema, "complete_step"}.Sanitize() + "($1, $2, $3, $4, $5, $6, $7::text::json)"
+	complete := "select " + pgx.Identifier{schema, "complete_step"}.Sanitize() + "($1, $2, $3, $4, $5, $6, $7::text::json, $8)"
 	return handlers.StepOutside[T](ctx, name, func(ctx context.Context, at handlers.Outside) ([]byte, error) {
 		encoded := func(tx pgx.Tx) ([]byte, error) {
 			out, err := body(ctx, tx)
@@ -96,7 +96,7 @@ func once(ctx context.Context, db DB, complete string, at handlers.Outside, body
 		s := string(output)
 		text = &s
 	}
-	if _, err := tx.Exec(ctx, complete, at.Run, at.Worker, at.Claim, at.Name, at.Occurrence, at.Position, text); err != nil {
+	if _, err := tx.Exec(ctx, complete, at.Run, at.Worker, at.Claim, at.Name, at.Occurrence, at.Position, text, at.Version); err != nil {
 		return nil, handlers.Unrecorded(fmt.Errorf("step %s: record it in its transaction: %w", at.Name, err))
 	}
 	if err := tx.Commit(ctx); err != nil {

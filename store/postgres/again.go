@@ -64,7 +64,7 @@ old as materialized (
 ),
 run as (
     insert into {{schema}}.runs (run_id, queue_id, version, begun_at)
-    select n.id, n.queue_id, r.version, {{now}} from new n left join {{schema}}.runs r on r.run_id = $2
+    select n.id, n.queue_id, coalesce(r.version, (select min(nullif(o.version, '')) from old o)), {{now}} from new n left join {{schema}}.runs r on r.run_id = $2
     where exists (select from old)
 ),
 event as (

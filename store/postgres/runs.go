@@ -45,11 +45,12 @@ select r.run_id, r.input_hash from {{schema}}.runs r join {{schema}}.queues q on
 where q.name = $1 and r.key = $2`
 
 	// runColumns continue messageColumns, runJoins its joins.
-	runColumns = `, coalesce(r.key, ''), r.begun_at, (select count(*) from {{schema}}.steps s where s.run_id = p.id),
-    coalesce(r.version, ''), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.wait_kind, ''),
+	runColumns = `, coalesce(r.key, ''), coalesce(r.begun_at, o.begun_at), (select count(*) from {{schema}}.steps s where s.run_id = p.id),
+    coalesce(r.version, o.version, ''), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.wait_kind, ''),
     coalesce(r.wait_for, ''), coalesce(r.parent_id, 0)`
 	runJoins = messageJoins + `
-left join {{schema}}.runs r on r.run_id = p.id`
+left join {{schema}}.runs r on r.run_id = p.id
+cross join lateral (select ` + begunOutside + ` from {{schema}}.steps s where s.run_id = p.id and s.version is not null) o`
 
 	sqlRunGet = messageColumns + runColumns + `
 from (

@@ -15,7 +15,8 @@ const (
 	// ($3, $4) that are the first to record something, under the version $6 and
 	// begun $8 microseconds ago, where that is not negative, and of those that
 	// must be locked ($7); of the runs that started those of $9; and of the runs
-	// $10 that a signal goes to. $5 is the distinct claims.
+	// $10 that a signal goes to. $5 is the distinct claims. What began with a step
+	// of complete_step began then, and under that handler's version.
 	sqlLockRuns = `
 with item as materialized (
     select i.claim, i.id, nullif(i.version, '') as version, i.must, i.took
@@ -44,8 +45,11 @@ there as materialized (
     ) d
 ),
 wanted as (
-    select h.id, t.queue_id, h.version, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end as begun_at
-    from held h join there t on t.id = h.id left join known k on k.run_id = h.id
+    select h.id, t.queue_id, coalesce(o.version, h.version) as version,
+        coalesce(o.begun_at, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end) as begun_at
+    from held h join there t on t.id = h.id left join known k on k.run_id = h.id cross join lateral (
+        select ` + begunOutside + ` from {{schema}}.steps s where s.run_id = h.id and s.version is not null
+    ) o
     where h.must or k.run_id is null or k.version is null and h.version is not null or k.begun_at is null and h.took >= 0
     union all
     select p.run_id, p.queue_id, null, null from (

@@ -87,6 +87,65 @@ func TestCompleteStepInAForeignTransaction(t *testing.T) {
 	refused("a lease that was given back", l.Lease, "late", "PQ001")
 }
 
+// A run that begins with a step of an application's transaction begins with
+// it, under the version that the handler named: also when nothing else is
+// recorded before another version's handler has the run.
+func TestCompleteStepNotesWhatBegan(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	begin := func(args string) (store.LeasedMessage, time.Time) {
+		t.Helper()
+		startRun(t, s, "q")
+		l := lease1(t, c)
+		if _, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, 'pay', 0, 0`+args+`)`), l.ID, l.Worker, l.Claim); err != nil {
+			t.Fatal(err)
+		}
+		steps, err := s.Workflows().Steps(t.Context(), l.ID)
+		if err != nil || len(steps) != 1 {
+			t.Fatalf("the steps are %+v, %v", steps, err)
+		}
+		return l, steps[0].StartedAt
+	}
+	is := func(when string, id int64, version string, begun time.Time) {
+		t.Helper()
+		if v := load1(t, s, id).Version; v != version {
+			t.Errorf("%s, the run is sent with version %q, want %q", when, v, version)
+		}
+		if r := getRun(t, s, id); r.Version != version || !r.BegunAt.Equal(begun) {
+			t.Errorf("%s, the run has version %q and began at %s, want %q and %s", when, r.Version, r.BegunAt, version, begun)
+		}
+	}
+	l, at := begin(`, '1', 'v1'`)
+	is("with the step", l.ID, "v1", at)
+	if _, _, err := s.Workflows().Send(t.Context(), store.NewSignal{Run: l.ID, Topic: "row"}); err != nil {
+		t.Fatal(err)
+	}
+	is("with a row in runs", l.ID, "v1", at)
+	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeStep, Version: "v2", Steps: []store.StepResult{{StepKey: key("next"), Position: 1}}})
+	is("with a step of another version's handler", l.ID, "v1", at)
+	fork, err := s.Workflows().Fork(t.Context(), l.ID, key("next"))
+	if err != nil || getRun(t, s, fork).Version != "v1" {
+		t.Errorf("the fork is %+v, %v", getRun(t, s, fork), err)
+	}
+	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeDone})
+	is("when it has ended", l.ID, "v1", at)
+	settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeDone}) // the fork
+
+	alone, at := begin(`, '1', 'v1'`)
+	settle1(t, c, store.Outcome{Lease: alone.Lease, Kind: store.OutcomeDone})
+	is("when it ended with nothing else", alone.ID, "v1", at)
+
+	silent, at := begin(``)
+	is("without a word of the version", silent.ID, "", at)
+	settle1(t, c, store.Outcome{Lease: silent.Lease, Kind: store.OutcomeStep, Version: "v2", Steps: []store.StepResult{{StepKey: key("next"), Position: 1}}})
+	is("with the first that names one", silent.ID, "v2", at)
+	_, err = s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, 'long', 0, 2, null, repeat('v', 129))`), silent.ID, silent.Worker, silent.Claim)
+	if !isState(err, "22023") {
+		t.Errorf("a version of 129 bytes: %v", err)
+	}
+}
+
 // A lease does not run out while an application records a step under it, and
 // no two holders record one step.
 func TestCompleteStepHoldsTheLease(t *testing.T) {

@@ -17,6 +17,11 @@ const (
     coalesce(s.topic, ''), coalesce(s.child_id, 0), s.due_at,
     coalesce((extract(epoch from s.due_at - {{now}}) * 1000000)::bigint, 0), s.started_at, s.finished_at`
 
+	// begunOutside is what the steps of a run say of its beginning that
+	// complete_step recorded, those whose version is not null. They are of one
+	// version: a run that has one keeps it.
+	begunOutside = `min(nullif(s.version, '')) as version, min(s.started_at) as begun_at`
+
 	// sqlStepAcquire opens a step, or tries a running one again.
 	sqlStepAcquire = heldRun + `,
 step as (
@@ -156,13 +161,16 @@ func (r *stepRows) queue(b *batch, now *time.Time) {
 	}
 }
 
-func scanStep(row pgx.CollectableRow) (store.StepRecord, error) {
+func scanStep(row pgx.CollectableRow) (store.StepRecord, error) { return scanStepAnd(row) }
+
+// scanStepAnd scans stepColumns and what follows them.
+func scanStepAnd(row pgx.CollectableRow, more ...any) (store.StepRecord, error) {
 	var r store.StepRecord
 	var output []byte
 	var due, finished *time.Time
 	var remaining int64
-	err := row.Scan(&r.Run, &r.Kind, &r.Position, &r.Name, &r.Occurrence, &r.State, &r.Tries, &output, &r.Error,
-		&r.Topic, &r.Child, &due, &remaining, &r.StartedAt, &finished)
+	err := row.Scan(append([]any{&r.Run, &r.Kind, &r.Position, &r.Name, &r.Occurrence, &r.State, &r.Tries, &output, &r.Error,
+		&r.Topic, &r.Child, &due, &remaining, &r.StartedAt, &finished}, more...)...)
 	r.Output, r.FinishedAt = output, orZero(finished)
 	if r.State == store.StepWaiting {
 		r.DueAt, r.Remaining = orZero(due), -1

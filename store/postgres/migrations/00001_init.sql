@@ -160,6 +160,7 @@ create table {{schema}}.steps (
     due_at      timestamptz, -- of a waiting step; null is never
     started_at  timestamptz not null,
     finished_at timestamptz,
+    version     text, -- of the handler that called complete_step, '' if it did not say; of other steps null
     primary key (run_id, name, occurrence)
 ) with (fillfactor = 80);
 
@@ -379,8 +380,11 @@ end $fn$;
 -- not at all. (worker, claim) is the lease that the run is held under: without
 -- it the call is an error, PQ001; for a step that is recorded already, PQ002.
 -- Until the transaction ends the lease can be renewed, and does not run out.
+-- version is the handler's, for a run that has none yet. It stands with the step
+-- until a settlement notes it in runs: the run's row there would be locked until
+-- the caller commits, and with it whoever wakes, cancels or settles the run.
 create function {{schema}}.complete_step(run bigint, worker bigint, claim bigint,
-    name text, occurrence bigint, "position" int, output json default null)
+    name text, occurrence bigint, "position" int, output json default null, version text default null)
 returns void language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
 begin
@@ -394,11 +398,16 @@ begin
             complete_step.name, complete_step.occurrence, complete_step.run, complete_step.worker, complete_step.claim
             using errcode = 'PQ001', hint = 'Roll back: the run is somebody else''s now, who executes the step again.';
     end if;
-    insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at)
+    if octet_length(complete_step.version) > 128 then
+        raise exception 'complete step %[%] of run %: the version is % bytes long, the limit is 128',
+            complete_step.name, complete_step.occurrence, complete_step.run, octet_length(complete_step.version)
+            using errcode = '22023';
+    end if;
+    insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at, version)
     values (complete_step.run, complete_step.occurrence, 1, complete_step.position, 'step', complete_step.name, 'succeeded',
-        complete_step.output, transaction_timestamp(), clock_timestamp())
+        complete_step.output, transaction_timestamp(), clock_timestamp(), coalesce(complete_step.version, ''))
     on conflict (run_id, name, occurrence) do update set state = 'succeeded', output = excluded.output, error = null,
-        due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
+        version = excluded.version, due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
         where s.state in ('running', 'waiting');
     if not found then
         raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run

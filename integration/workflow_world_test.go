@@ -46,21 +46,27 @@ func (w *flows) settings(queue string, env ...string) settings {
 func (w *flows) up(name string, s settings) *process {
 	w.t.Helper()
 	p := w.start(name, s)
-	w.eventually("queue flow to be there", func() bool {
-		_, err := w.store.Queues().Get(w.t.Context(), "flow")
-		return err == nil
-	})
+	w.queueThere("flow")
 	return p
+}
+
+// queueThere waits until a handler that serves the queue has made it.
+func (w *world) queueThere(queue string) {
+	w.t.Helper()
+	eventually(w.t, "queue "+queue+" to be there", func() bool {
+		_, err := w.store.Queues().Get(w.t.Context(), queue)
+		return err == nil
+	}, func() string { return "" })
 }
 
 // eventually waits until what holds, and otherwise says how the runs are.
 func (w *flows) eventually(what string, holds func() bool) {
 	w.t.Helper()
-	eventually(w.t, what, holds, w.things)
+	eventually(w.t, what, holds, w.openRuns)
 }
 
-// things says which runs have not ended, and where they are.
-func (w *flows) things() string {
+// openRuns says which runs have not ended, and where they are.
+func (w *world) openRuns() string {
 	var b strings.Builder
 	runs, err := w.store.Workflows().List(context.WithoutCancel(w.t.Context()), store.RunFilter{Page: store.Page{Limit: 1000}})
 	fmt.Fprintf(&b, "%d runs %s\n", len(runs), errOrEmpty(err))

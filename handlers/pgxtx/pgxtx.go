@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgqrs/pgqrsd/handlers"
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // DB begins transactions: a *pgxpool.Pool, or a *pgx.Conn if one step at a time
@@ -76,6 +77,9 @@ func StepTx[T any](ctx context.Context, db DB, name string, body func(ctx contex
 	}, opts...)
 }
 
+// place is what failpoint calls these transactions.
+const place = "step-tx"
+
 // once is one transaction.
 func once(ctx context.Context, db DB, complete string, at handlers.Outside, body func(pgx.Tx) ([]byte, error)) ([]byte, error) {
 	tx, err := db.Begin(ctx)
@@ -84,6 +88,7 @@ func once(ctx context.Context, db DB, complete string, at handlers.Outside, body
 	}
 	// After a panic and a runtime.Goexit as well; after the commit it does nothing.
 	defer rollback(ctx, tx)
+	failpoint.At(failpoint.Begun, place)
 	output, err := body(tx)
 	switch {
 	case err != nil && lost(tx, err):
@@ -91,6 +96,7 @@ func once(ctx context.Context, db DB, complete string, at handlers.Outside, body
 	case err != nil:
 		return nil, err
 	}
+	failpoint.At(failpoint.Wrote, place)
 	var text *string // no output is null
 	if len(output) > 0 {
 		s := string(output)
@@ -99,9 +105,11 @@ func once(ctx context.Context, db DB, complete string, at handlers.Outside, body
 	if _, err := tx.Exec(ctx, complete, at.Run, at.Worker, at.Claim, at.Name, at.Occurrence, at.Position, text, at.Version); err != nil {
 		return nil, handlers.Unrecorded(fmt.Errorf("step %s: record it in its transaction: %w", at.Name, err))
 	}
+	failpoint.At(failpoint.Commits, place)
 	if err := tx.Commit(ctx); err != nil {
 		return nil, handlers.Unrecorded(fmt.Errorf("step %s: commit its transaction: %w", at.Name, err))
 	}
+	failpoint.At(failpoint.Committed, place)
 	return output, nil
 }
 

@@ -55,8 +55,7 @@ func (l *transferLoad) check(what string, ids []int64) {
 	l.t.Helper()
 	l.allBooked(what, ids)
 	for _, id := range ids {
-		steps, err := l.store.Workflows().Steps(l.t.Context(), id)
-		must(l.t, err)
+		steps := l.steps(id)
 		if len(steps) != 2 || steps[0].Name != "take" || steps[1].Name != "bring" || steps[0].State != store.StepSucceeded || steps[1].State != store.StepSucceeded {
 			l.t.Errorf("%s: the steps of transfer %d are %+v", what, id, steps)
 		}

@@ -67,7 +67,7 @@ func (b *bank) create(from, to string, cents int64) (id int64) {
 		Workflow: "transfer", Key: fmt.Sprint("transfer ", b.booked),
 		Input: fmt.Appendf(nil, `{"from":%q,"to":%q,"cents":%d}`, from, to, cents),
 	}
-	b.eventually("a transfer to be started", func() (ok bool) {
+	b.eventually("a transfer to be started", func() bool {
 		var err error
 		id, _, err = b.store.CreateWorkflow(b.t.Context(), run)
 		return err == nil
@@ -100,15 +100,11 @@ func (b *bank) book(rng *rand.Rand, to string) int64 {
 func (b *bank) allBooked(what string, ids []int64) {
 	b.t.Helper()
 	for _, id := range ids {
-		r, err := b.store.Workflows().Get(b.t.Context(), id)
-		must(b.t, err)
-		if r.Status != store.RunSucceeded {
+		if r := b.run(id); r.Status != store.RunSucceeded {
 			b.t.Errorf("%s: transfer %d is %s: %v", what, id, r.Status, r.Errors)
 		}
 	}
-	conn := b.connect()
-	defer func() { _ = conn.Close(b.t.Context()) }()
-	got := b.balances(conn)
+	got := b.balances()
 	for name, want := range b.want {
 		if cents, there := got[name]; cents != want {
 			b.t.Errorf("%s: %s has %d cents, want %d; it is there: %t", what, name, cents, want, there)
@@ -122,21 +118,35 @@ func (b *bank) allBooked(what string, ids []int64) {
 func (b *bank) unfinishedRuns() int64 { return b.unfinishedOf("transfer") }
 
 // balances are those of the bank's tables.
-func (b *bank) balances(conn *pgx.Conn) map[string]int64 {
+func (b *bank) balances() (got map[string]int64) {
 	b.t.Helper()
+	b.eventually("the bank to answer", func() bool {
+		var err error
+		got, err = b.readBalances()
+		return err == nil
+	})
+	return got
+}
+
+func (b *bank) readBalances() (map[string]int64, error) {
+	conn, err := pgx.Connect(b.t.Context(), b.dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(b.t.Context()) }()
 	rows, err := conn.Query(b.t.Context(), `select 'current ' || account, cents from transfer.current
 		union all select 'savings ' || account, cents from transfer.savings`)
-	must(b.t, err)
-	defer rows.Close()
-	got := make(map[string]int64)
-	for rows.Next() {
-		var name string
-		var cents int64
-		must(b.t, rows.Scan(&name, &cents))
-		got[name] = cents
+	if err != nil {
+		return nil, err
 	}
-	must(b.t, rows.Err())
-	return got
+	got := make(map[string]int64)
+	var name string
+	var cents int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &cents}, func() error {
+		got[name] = cents
+		return nil
+	})
+	return got, err
 }
 
 func (b *bank) connect() *pgx.Conn {
@@ -197,14 +207,13 @@ func TestTransferThatFails(t *testing.T) {
 	for input, want := range map[string]string{"poor": "current_cents_check", "nobody": `there is no current account "nobody"`} {
 		id := b.create(input, "rich", 6)
 		b.fails(id, want)
-		steps, err := b.store.Workflows().Steps(t.Context(), id)
-		must(t, err)
+		steps := b.steps(id)
 		if len(steps) != 1 || steps[0].State != store.StepFailed || !strings.Contains(steps[0].Error, want) {
 			t.Errorf("the steps are %+v", steps)
 		}
 	}
 	d.stop()
-	if got := b.balances(conn); len(got) != 1 || got["current poor"] != 5 {
+	if got := b.balances(); len(got) != 1 || got["current poor"] != 5 {
 		t.Errorf("the balances are %v", got)
 	}
 }
@@ -224,9 +233,7 @@ func (b *bank) fails(id int64, why string) {
 	b.t.Helper()
 	var r store.Run
 	b.eventually(fmt.Sprintf("transfer %d to end", id), func() bool {
-		var err error
-		r, err = b.store.Workflows().Get(b.t.Context(), id)
-		must(b.t, err)
+		r = b.run(id)
 		return r.Status.Terminal()
 	})
 	if r.Status != store.RunFailed || !strings.Contains(fmt.Sprint(r.Errors), why) {

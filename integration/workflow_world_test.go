@@ -125,11 +125,28 @@ func (w *flows) createMany(n int, ops ...op) []int64 {
 	return ids
 }
 
-func (w *flows) run(id int64) store.Run {
+// ask asks the database, which may be away for a moment after it was killed.
+func ask[T any](w *world, question func(ctx context.Context) (T, error)) (answer T) {
 	w.t.Helper()
-	r, err := w.store.Workflows().Get(w.t.Context(), id)
-	must(w.t, err)
-	return r
+	eventually(w.t, "the database to answer", func() bool {
+		var err error
+		if answer, err = question(w.t.Context()); errors.Is(err, store.ErrUnavailable) {
+			return false
+		}
+		must(w.t, err)
+		return true
+	}, w.openRuns)
+	return answer
+}
+
+func (w *world) run(id int64) store.Run {
+	w.t.Helper()
+	return ask(w, func(ctx context.Context) (store.Run, error) { return w.store.Workflows().Get(ctx, id) })
+}
+
+func (w *world) steps(id int64) []store.StepRecord {
+	w.t.Helper()
+	return ask(w, func(ctx context.Context) ([]store.StepRecord, error) { return w.store.Workflows().Steps(ctx, id) })
 }
 
 // becomes waits until a run has a status.
@@ -234,9 +251,7 @@ func (w *flows) noneRanAgain(ids ...int64) {
 	}
 	recorded := make(map[key]store.StepRecord)
 	for _, id := range ids {
-		steps, err := w.store.Workflows().Steps(w.t.Context(), id)
-		must(w.t, err)
-		for _, s := range steps {
+		for _, s := range w.steps(id) {
 			recorded[key{id, s.Name[strings.LastIndexByte(s.Name, '/')+1:]}] = s // without its branch
 		}
 	}

@@ -18,9 +18,9 @@ type transferLoad struct {
 // Each transfer happens exactly once, to the cent, when the daemon, the handler
 // or Postgres dies by SIGKILL at each place on the way through the application's
 // transaction: before it has done anything, before and after the step is
-// recorded in it, and after it was committed and before anybody knows. Beyond
-// those places it kills where TestKillMatrix does, and is told in the same way
-// how much.
+// recorded in it, and after it was committed and before anybody knows. Beside
+// these it kills at a part of the places that TestKillMatrix does, or all of them,
+// by the same variables.
 func TestTransferMatrix(t *testing.T) {
 	t.Parallel()
 	cluster := pgtest.Start(t)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -146,7 +147,7 @@ func (b *bank) readBalances() (map[string]int64, error) {
 		got[name] = cents
 		return nil
 	})
-	return got, err
+	return got, errors.Join(err, rows.Err())
 }
 
 func (b *bank) connect() *pgx.Conn {

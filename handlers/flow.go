@@ -167,11 +167,16 @@ func (f *flow) record(b *branch, step *handlerpb.Step) {
 	f.mu.Unlock()
 	f.job.lane.session.out.record(c)
 	reply := <-c.replies
-	switch {
-	case reply.Error != "":
+	if reply.Error != "" {
 		f.fail(&recordError{step.Name, reply.Error})
-	case reply.Halt != "":
-		f.stop(f.halted(reply.Halt))
+	}
+	f.heed(reply.Halt)
+}
+
+// heed ends the branch when the run must go no further.
+func (f *flow) heed(halt string) {
+	if halt != "" {
+		f.stop(f.halted(halt))
 		runtime.Goexit()
 	}
 }

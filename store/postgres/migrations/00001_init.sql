@@ -383,10 +383,14 @@ end $fn$;
 -- version is the handler's, for a run that has none yet. It stands with the step
 -- until a settlement notes it in runs: the run's row there would be locked until
 -- the caller commits, and with it whoever wakes, cancels or settles the run.
+-- Returns what the run must do once the caller has committed: '', 'cancel' or
+-- 'pause', as a step's reply says.
 create function {{schema}}.complete_step(run bigint, worker bigint, claim bigint,
     name text, occurrence bigint, "position" int, output json default null, version text default null)
-returns void language plpgsql set enable_seqscan = off as $fn$
+returns text language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
+declare
+    halt text;
 begin
     perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
         and complete_step.run = any(c.ids) for key share;
@@ -413,4 +417,7 @@ begin
         raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run
             using errcode = 'PQ002', hint = 'Roll back: its effects are in the database, and its result is the recorded one.';
     end if;
+    select case when r.cancelling then 'cancel' when r.paused then 'pause' end into halt
+    from {{schema}}.runs r where r.run_id = complete_step.run;
+    return coalesce(halt, '');
 end $fn$;

@@ -242,9 +242,7 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	var n int64
-	err := a.s.row(ctx, "purge expired messages", sqlPurgeExpired, []any{a.s.now(), limit}, &n)
-	return n, err
+	return a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
 }
 
 // Lead makes this worker the leader.

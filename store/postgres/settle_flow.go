@@ -126,23 +126,9 @@ func newRunParts(t *settlement) *runParts {
 
 // lookAtRuns locks the rows of all runs concerned, and looks at the items.
 func (m *mixed) lookAtRuns(b *batch, found map[int]held) {
-	var with []int
-	var ended, targets []int64
-	for _, i := range m.items {
-		o := &m.outcomes[i]
-		if len(o.Steps) > 0 || mustLock(o) {
-			with = append(with, i)
-		}
-		if o.Kind != store.OutcomeStep {
-			ended = append(ended, o.ID)
-		}
-		for j := range o.Steps {
-			if send := o.Steps[j].Send; send != nil {
-				targets = append(targets, send.Run)
-			}
-		}
-	}
-	m.addLockRuns(b, with, func(i int) bool { return mustLock(&m.outcomes[i]) }, ended, targets)
+	with, ended, targets := m.concerned()
+	b.add(sqlLockLimit, milliseconds(settleWait))
+	b.add(sqlLockRuns, m.lockArgs(m.s.now(), with, ended, targets)...)
 	claims, ids := m.ofLeases(m.items)
 	b.add(sqlHeldRuns, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
 		var ord int

@@ -233,6 +233,24 @@ returns void language sql set enable_seqscan = off as $fn$
         and not exists (select from {{schema}}.archive a where a.id = forget_gone.run)
 $fn$;
 
+-- Says which rows of runs somebody keeps locked for longer than a moment; also
+-- one who is only making them, which nobody else sees yet. It locks the others,
+-- and makes those that are missing: the caller rolls back.
+create function {{schema}}.runs_kept(ids bigint[], queues int[])
+returns setof bigint language plpgsql set enable_seqscan = off set lock_timeout = '1ms' as $fn$
+declare
+    w record;
+begin
+    for w in select i.id, i.queue_id from unnest(runs_kept.ids, runs_kept.queues) as i(id, queue_id) order by i.id loop
+        begin
+            insert into {{schema}}.runs as r (run_id, queue_id) values (w.id, w.queue_id)
+            on conflict (run_id) do update set news = r.news where false;
+        exception when lock_not_available then
+            return next w.id;
+        end;
+    end loop;
+end $fn$;
+
 -- Leaves a signal for a run, unless it has one of this key, and wakes it.
 -- signal is null if the run is not there or has ended.
 create function {{schema}}.signal_run(run bigint, topic text, payload json, key text, at timestamptz,

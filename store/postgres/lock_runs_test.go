@@ -269,3 +269,32 @@ func TestRemovalsLockInOrder(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A lease that has run out, and that cannot be given back because somebody keeps
+// the row of the run that started it, keeps no other message from being leased.
+func TestALockedGiveBackHoldsUpNoClaim(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	parent := startRun(t, s, "q")
+	waitFor(t, c, lease1(t, c), store.WaitChild, 0, store.StepResult{StepKey: key("child"), Kind: store.StepChild,
+		State: store.StepWaiting, Delay: -1, Child: &store.NewRun{Workflow: "q"}})
+	child := lease1(t, c)
+	if errs, err := c.Started(t.Context(), child.Lease); errors.Join(append(errs, err)...) != nil {
+		t.Fatal(errs, err)
+	}
+	if errs, err := c.Extend(t.Context(), time.Microsecond, child.Lease); errors.Join(append(errs, err)...) != nil {
+		t.Fatal(errs, err)
+	}
+	tx := begun(t, s, sendSignal, parent, nil)
+	other := startRun(t, s, "q")
+	if got := lease1(t, c); got.ID != other {
+		t.Errorf("run %d is leased, want %d", got.ID, other)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := lease1(t, c); got.ID != child.ID || got.Attempt != 2 {
+		t.Errorf("run %d is leased in attempt %d, want %d in its second", got.ID, got.Attempt, child.ID)
+	}
+}

@@ -173,15 +173,20 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 	if err != nil {
 		return total, err
 	}
+	var locked error
 	for _, q := range queues {
 		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' leases need not wait for these
+			continue
+		}
 		if err != nil {
 			return total, err
 		}
 		total.Ready += n.Ready
 		total.Dead += n.Dead
 	}
-	return total, nil
+	return total, locked
 }
 
 // due remembers until when the delayed messages have been made ready, so that

@@ -51,6 +51,8 @@ type queue struct {
 	results   []entry   // wait to be recorded
 	bytes     int       // of results
 	settling  int       // results that the settle loop has in hand
+	putOff    int       // results that are tried again in a moment
+	heldSaid  time.Time // when it was said that there are such
 	beats     map[store.Lease]store.Progress
 	// stranded counts the runs that no handler here carries on, by version,
 	// since that was said.
@@ -120,7 +122,7 @@ func (q *queue) leaseLoop(ctx context.Context) error {
 func (q *queue) want(room int, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	unsettled := len(q.results) + q.settling
+	unsettled := q.unsettled()
 	if !q.mayLease() || room == 0 || q.bytes > maxUnsettledBytes {
 		return 0, 0
 	}

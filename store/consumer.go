@@ -92,7 +92,9 @@ type Settled struct {
 	Halt Halt
 	// Err is ErrLeaseLost when the lease is not held any more, or why the item
 	// itself was refused (ErrInvalid, *PayloadError, *UnknownQueueError), in
-	// which case its lease is still held.
+	// which case its lease is still held. ErrUnavailable says the same, and that
+	// the item can be settled again: somebody else's transaction keeps a row
+	// locked that it needs.
 	Err error
 }
 

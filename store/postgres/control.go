@@ -201,6 +201,7 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
 		b.add(sqlRunPause, id)
 		b.add(sqlRunHold, id, p.queueID)
+		b.add(sqlForgetGone, []int64{id}) // it may have ended and been removed since it was looked for
 		if err := b.send(ctx, op); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -164,10 +165,12 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 		return nil, err
 	}
 	if g.ranOut {
-		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil {
+		// Where another transaction keeps a row locked, the others are leased all
+		// the same, and the next claim tries again.
+		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil && !errors.Is(err, errLocked) {
 			return nil, err
 		}
-		// Those that still have run out are being settled or renewed now.
+		// Those that still have run out are held up, or being settled or renewed now.
 		full = true
 		if got, _, err = c.take(ctx, op, limit, lease, full, true); err != nil {
 			return nil, err

@@ -173,15 +173,20 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 	if err != nil {
 		return total, err
 	}
+	var locked error
 	for _, q := range queues {
 		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' leases need not wait for these
+			continue
+		}
 		if err != nil {
 			return total, err
 		}
 		total.Ready += n.Ready
 		total.Dead += n.Dead
 	}
-	return total, nil
+	return total, locked
 }
 
 // due remembers until when the delayed messages have been made ready, so that
@@ -242,9 +247,7 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	var n int64
-	err := a.s.row(ctx, "purge expired messages", sqlPurgeExpired, []any{a.s.now(), limit}, &n)
-	return n, err
+	return a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
 }
 
 // Lead makes this worker the leader.

@@ -16,10 +16,14 @@ message as (
     select m.id, m.attempts, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held))
 ),
 run as (
-    select r.run_id, r.news, r.cancelling, r.paused, r.parent_id from {{schema}}.runs r where r.run_id = any(array(select id from held))
+    select r.run_id, r.news, r.cancelling, r.paused, r.parent_id, r.parent_id is not null and not exists (
+        select from {{schema}}.steps s
+        where s.run_id = r.parent_id and s.name = r.parent_name and s.occurrence = r.parent_occurrence) as bereft
+    from {{schema}}.runs r where r.run_id = any(array(select id from held))
 )
 select h.ord, m.attempts, q.max_attempts, q.name, q.kind = 'workflow',
-    coalesce(r.news, 0), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.parent_id, 0)
+    coalesce(r.news, 0), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.parent_id, 0),
+    coalesce(r.bereft, false)
 from held h join message m on m.id = h.id join {{schema}}.queues q on q.id = m.queue_id
 left join run r on r.run_id = h.id`
 
@@ -52,6 +56,7 @@ type runFlags struct {
 	news               int64
 	cancelling, paused bool
 	parent             int64
+	bereft             bool // the step that started it is not there
 }
 
 // runParts is the part of a mixed settlement that only runs have.
@@ -79,6 +84,7 @@ type runParts struct {
 	waitFors  []*string
 	cancelled []int64
 	ended     []int64
+	bereft    []int64 // runs whose step that started one of these is not there
 	woken     []string
 }
 
@@ -120,29 +126,15 @@ func newRunParts(t *settlement) *runParts {
 
 // lookAtRuns locks the rows of all runs concerned, and looks at the items.
 func (m *mixed) lookAtRuns(b *batch, found map[int]held) {
-	var with []int
-	var ended, targets []int64
-	for _, i := range m.items {
-		o := &m.outcomes[i]
-		if len(o.Steps) > 0 || mustLock(o) {
-			with = append(with, i)
-		}
-		if o.Kind != store.OutcomeStep {
-			ended = append(ended, o.ID)
-		}
-		for j := range o.Steps {
-			if send := o.Steps[j].Send; send != nil {
-				targets = append(targets, send.Run)
-			}
-		}
-	}
-	m.addLockRuns(b, with, func(i int) bool { return mustLock(&m.outcomes[i]) }, ended, targets)
+	with, ended, targets := m.concerned()
+	b.add(sqlLockLimit, milliseconds(settleWait))
+	b.add(sqlLockRuns, m.lockArgs(m.s.now(), with, ended, targets)...)
 	claims, ids := m.ofLeases(m.items)
 	b.add(sqlHeldRuns, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
 		var ord int
 		var h held
 		_, err := pgx.ForEachRow(r, []any{&ord, &h.attempts, &h.maxAttempts, &h.queue, &h.run.workflow,
-			&h.run.news, &h.run.cancelling, &h.run.paused, &h.run.parent}, func() error {
+			&h.run.news, &h.run.cancelling, &h.run.paused, &h.run.parent, &h.run.bereft}, func() error {
 			found[ord-1] = h
 			return nil
 		})
@@ -152,10 +144,10 @@ func (m *mixed) lookAtRuns(b *batch, found map[int]held) {
 }
 
 // mustLock reports whether an outcome may let its run wait, so that nothing
-// may wake it meanwhile.
+// may wake it meanwhile, or removes it, so that nothing may be left for it.
 func mustLock(o *store.Outcome) bool {
 	switch o.Kind {
-	case store.OutcomeWait, store.OutcomeRetry, store.OutcomeSnooze:
+	case store.OutcomeWait, store.OutcomeRetry, store.OutcomeSnooze, store.OutcomeDelete:
 		return true
 	}
 	return false
@@ -340,6 +332,16 @@ func (p *runParts) wait(o *store.Outcome) {
 
 // write queues the steps and what they do.
 func (p *runParts) write(b *batch, now *time.Time) error {
+	// The lock made rows for those that were removed while it was waited for.
+	nowhere := p.bereft
+	for at, l := range p.specials {
+		if send := p.t.outcomes[at[0]].Steps[at[1]].Send; send != nil && l.target == "" {
+			nowhere = append(nowhere, send.Run)
+		}
+	}
+	if len(nowhere) > 0 {
+		b.add(sqlForgetGone, nowhere)
+	}
 	if err := p.children.queue(b, now); err != nil {
 		return err
 	}

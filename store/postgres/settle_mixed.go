@@ -176,6 +176,9 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement, flow 
 			}
 			continue
 		}
+		if h.run.bereft {
+			m.runs.bereft = append(m.runs.bereft, h.run.parent)
+		}
 		results[i] = m.decide(i, h, there)
 	}
 	m.decideWaits(results)

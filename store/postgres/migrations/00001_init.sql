@@ -224,6 +224,34 @@ begin
     return woken;
 end $fn$;
 
+-- Removes the row of a run that is nowhere. Whoever locks rows of runs makes
+-- those that are missing: also one that was removed while he waited for it.
+create function {{schema}}.forget_gone(run bigint)
+returns void language sql set enable_seqscan = off as $fn$
+    delete from {{schema}}.runs r where r.run_id = forget_gone.run
+        and not exists (select from {{schema}}.delayed d where d.id = forget_gone.run)
+        and not exists (select from {{schema}}.messages m where m.id = forget_gone.run)
+        and not exists (select from {{schema}}.archive a where a.id = forget_gone.run)
+$fn$;
+
+-- Says which rows of runs somebody keeps locked for longer than a moment; also
+-- one who is only making them, which nobody else sees yet. It locks the others,
+-- and makes those that are missing: the caller rolls back.
+create function {{schema}}.runs_kept(ids bigint[], queues int[])
+returns setof bigint language plpgsql set enable_seqscan = off set lock_timeout = '1ms' as $fn$
+declare
+    w record;
+begin
+    for w in select i.id, i.queue_id from unnest(runs_kept.ids, runs_kept.queues) as i(id, queue_id) order by i.id loop
+        begin
+            insert into {{schema}}.runs as r (run_id, queue_id) values (w.id, w.queue_id)
+            on conflict (run_id) do update set news = r.news where false;
+        exception when lock_not_available then
+            return next w.id;
+        end;
+    end loop;
+end $fn$;
+
 -- Leaves a signal for a run, unless it has one of this key, and wakes it.
 -- signal is null if the run is not there or has ended.
 create function {{schema}}.signal_run(run bigint, topic text, payload json, key text, at timestamptz,
@@ -249,6 +277,9 @@ begin
     if not found then
         perform from {{schema}}.messages m where m.id = signal_run.run;
         if not found then
+            -- It has ended. If it was removed, the row is one that the insert made
+            -- again when it had waited for that.
+            perform {{schema}}.forget_gone(signal_run.run);
             return;
         end if;
     end if;
@@ -280,8 +311,11 @@ begin
         ) r where r.parent_id is not null
     loop
         select a.* into ended from {{schema}}.archive a where a.id = c.run_id;
-        continue when not found and (exists (select from {{schema}}.delayed d where d.id = c.run_id)
-            or exists (select from {{schema}}.messages m where m.id = c.run_id));
+        if not found and (exists (select from {{schema}}.delayed d where d.id = c.run_id)
+            or exists (select from {{schema}}.messages m where m.id = c.run_id)) then
+            perform {{schema}}.forget_gone(c.parent_id);
+            continue;
+        end if;
         update {{schema}}.steps s
         set state = case when ended.state = 'done' then 'succeeded' else 'failed' end,
             output = case when ended.state = 'done' then ended.output end,
@@ -298,6 +332,8 @@ begin
             if woken is not null then
                 return next woken;
             end if;
+        else
+            perform {{schema}}.forget_gone(c.parent_id);
         end if;
     end loop;
 end $fn$;

@@ -76,6 +76,7 @@ type StepError struct {
 	// Reason is the text of the error, which is all that is kept of it.
 	Reason string
 	is     error
+	at     place
 }
 
 func (e *StepError) Error() string {
@@ -86,7 +87,7 @@ func (e *StepError) Error() string {
 func (e *StepError) Unwrap() error { return e.is }
 
 func (p place) failed(s *handlerpb.Step) *StepError {
-	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error}
+	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error, at: p}
 	if p.kind == kindSignal {
 		e.is = ErrTimeout
 	}

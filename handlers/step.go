@@ -67,7 +67,8 @@ func (p StepOption) delay(tries int) time.Duration {
 }
 
 // StepError is a step's recorded failure. A run whose function returns it, or
-// an error that wraps it, has failed.
+// an error that wraps it, has failed; a retry of the run runs the step again,
+// and what the function did because of its failure.
 type StepError struct {
 	// Name is the step's, with its branches before it.
 	Name string

@@ -79,7 +79,8 @@ with it what the function did after it, such as a step that made up for it.
 Signals that these steps had received are there to be received again; a child is
 started anew. All other steps are kept: those that ran beside it in other
 branches, and failures that the function had come to terms with. A run that
-failed otherwise, by its last attempt or because its code had changed, keeps all.`,
+failed otherwise, by its last attempt or because its code had changed, keeps
+all.`,
 		Example: "  pgqrsd workflow retry 42",
 	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry }, "carries on")
 }

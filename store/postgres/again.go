@@ -29,13 +29,13 @@ forgotten as (
     delete from {{schema}}.steps s using (
         select coalesce(f.branch, '') as branch, min(f.position) as position
         from back b cross join json_to_recordset(b.failed) as f(branch text, position int) group by 1
-    ) f where s.run_id = any(array(select id from back)) and s.position >= f.position
+    ) f where s.run_id = $2 and s.position >= f.position
         and rtrim(rtrim(s.name, replace(s.name, '/', '')), '/') = f.branch
-    returning s.run_id, s.name, s.occurrence
+    returning s.name, s.occurrence
 ),
 given_back as (
     update {{schema}}.signals g set taken_name = null, taken_occurrence = null from forgotten f
-    where g.run_id = f.run_id and g.taken_name = f.name and g.taken_occurrence = f.occurrence
+    where g.run_id = $2 and g.taken_name = f.name and g.taken_occurrence = f.occurrence
 ),
 run as (
     update {{schema}}.runs r set cancelling = false, paused = false, wait_kind = null, wait_for = null

@@ -42,12 +42,19 @@ type branch struct {
 	position uint32
 	used     map[string]uint32 // the uses of steps' names
 	named    map[string]int    // the uses of branches' names
+	turn     int               // see moment
+	started  []*branch
 	groups   []*Group
 	replies  chan *handlerpb.StepReply
 
+	group  *Group // that it is one of; nil is the root
+	began  int    // when its parent started it: that one's turn
+	joined moment // when its parent first waited for it; zero is never
+
 	// Guarded by the flow's lock.
-	busy   bool // a step is open
-	wait   wait // while it is parked
+	err    error // that it ended with
+	busy   bool  // a step is open
+	wait   wait  // while it is parked
 	parked bool
 	wake   chan struct{} // has room for one token
 }
@@ -85,6 +92,7 @@ type place struct {
 	name       string // with its branch
 	occurrence uint32
 	position   uint32
+	turn       int
 	// record is what is recorded of it; nil is nothing.
 	record *handlerpb.Step
 }
@@ -108,7 +116,7 @@ func come(ctx context.Context, kind, name string) (place, error) {
 	if err := checkName(name); err != nil {
 		b.flow.discard(fmt.Errorf("%s: %w", kind, err))
 	}
-	p := place{branch: b, kind: kind, name: name, position: b.position, occurrence: b.used[name]}
+	p := place{branch: b, kind: kind, name: name, position: b.position, occurrence: b.used[name], turn: b.next().turn}
 	if b.used == nil {
 		b.used = make(map[string]uint32)
 	}
@@ -166,7 +174,7 @@ func (f *flow) load(steps []*handlerpb.Step) {
 }
 
 // sortSteps sorts by position. The order of recording is that already, unless
-// steps were forgotten and recorded again.
+// another SDK had it otherwise.
 func sortSteps(steps []*handlerpb.Step) {
 	slices.SortStableFunc(steps, func(a, b *handlerpb.Step) int { return cmp.Compare(a.GetPosition(), b.GetPosition()) })
 }
@@ -185,8 +193,8 @@ func (p *place) find() error {
 		p.record = at
 		return nil
 	}
-	// Nothing is recorded at this place, because it was forgotten for a retry. The
-	// same step further on would be recorded twice.
+	// Nothing is recorded at this place, but something is further on: another SDK
+	// had its reasons. The same step there would be recorded twice.
 	for _, later := range b.recorded {
 		if later.Name == p.name && later.Occurrence == p.occurrence {
 			return p.diverged(later)

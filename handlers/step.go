@@ -67,7 +67,8 @@ func (p StepOption) delay(tries int) time.Duration {
 }
 
 // StepError is a step's recorded failure. A run whose function returns it, or
-// an error that wraps it, has failed.
+// an error that wraps it, has failed; a retry of the run runs the step again,
+// and what the function did because of its failure.
 type StepError struct {
 	// Name is the step's, with its branches before it.
 	Name string
@@ -76,6 +77,7 @@ type StepError struct {
 	// Reason is the text of the error, which is all that is kept of it.
 	Reason string
 	is     error
+	at     place
 }
 
 func (e *StepError) Error() string {
@@ -86,7 +88,7 @@ func (e *StepError) Error() string {
 func (e *StepError) Unwrap() error { return e.is }
 
 func (p place) failed(s *handlerpb.Step) *StepError {
-	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error}
+	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error, at: p}
 	if p.kind == kindSignal {
 		e.is = ErrTimeout
 	}

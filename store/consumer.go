@@ -79,6 +79,10 @@ type Outcome struct {
 	Steps []StepResult
 	// Wait is for OutcomeWait.
 	Wait *Wait
+	// Failed is for OutcomeDiscard of a run that a failed step has ended: where
+	// the failure, and what came of it, begins in each branch. A retry forgets the
+	// steps from there on; without it, none.
+	Failed []Place
 	// Version is the handler version that the run runs with; kept of the first
 	// outcome that records something of the run.
 	Version string

@@ -130,15 +130,20 @@ type RunControl interface {
 	// idempotent.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
-	// Retry carries a failed run on: in each branch its last failed step, and what
-	// was recorded after that, are forgotten, the others are kept, and its
-	// attempts start at zero. So a step that makes up for the failure goes with
-	// it, and a failure that the code had come to terms with stays. A run that has
-	// not failed is ErrInvalid.
+	// Retry carries a failed run on, its attempts starting at zero. It forgets what
+	// the last outcome says has ended the run (Outcome.Failed) and keeps all other
+	// steps, as it keeps all where the run has ended for another reason: its last
+	// attempt has failed, it has diverged, its worker has died. Signals that the
+	// forgotten steps had taken can be taken again. What these have done outside
+	// stays done: a run that one of them started goes on by itself, or has ended,
+	// and when the step is recorded again it starts another one. A run that has not
+	// failed is ErrInvalid.
 	Retry(ctx context.Context, id int64) error
 	// Fork starts a new run with the input of another one, whatever its state,
-	// and its recorded steps up to, not including, the named one. ErrInvalid if
-	// there is no such step; the zero StepKey keeps no step.
+	// and the results that were recorded before the named step; what waits is to be
+	// done again. ErrInvalid if there is no such step; the zero StepKey keeps no
+	// step. The new run has the signals that the steps it keeps have taken, as
+	// taken; the others stay with the first run alone.
 	Fork(ctx context.Context, id int64, from StepKey) (int64, error)
 	// Signals lists a run's signals, oldest first; Events its events by name.
 	// Both also for runs that have ended.

@@ -82,6 +82,14 @@ func validateRunOutcome(o Outcome) error {
 	if err := validateWait(o); err != nil {
 		return err
 	}
+	if len(o.Failed) > 0 && o.Kind != OutcomeDiscard {
+		return fmt.Errorf("outcome %s says which steps have ended the run; only discard may: %w", o.Kind, ErrInvalid)
+	}
+	for _, p := range o.Failed {
+		if err := ValidatePlace(p); err != nil {
+			return err
+		}
+	}
 	for _, s := range o.Steps {
 		if err := ValidateStepKey(s.StepKey); err != nil {
 			return err
@@ -91,6 +99,14 @@ func validateRunOutcome(o Outcome) error {
 		}
 	}
 	return nil
+}
+
+// ValidatePlace accepts a place that a step may have.
+func ValidatePlace(p Place) error {
+	if outside(p.Position) {
+		return fmt.Errorf("position %d is negative or too large: %w", p.Position, ErrInvalid)
+	}
+	return validateText("branch", p.Branch, MaxStepName)
 }
 
 func validateWait(o Outcome) error {

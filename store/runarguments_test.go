@@ -64,6 +64,11 @@ func TestValidateRunOutcome(t *testing.T) {
 		{"send", with(StepResult{Kind: StepSend, Send: &NewSignal{Run: 1, Topic: "t"}}), ""},
 		{"large send", with(StepResult{Kind: StepSend, Send: &NewSignal{Run: 1, Topic: "t", Payload: large}}), ""},
 		{"send of a body", with(StepResult{Send: &NewSignal{Run: 1, Topic: "t"}}), "only a step of kind send"},
+		{"failed", Outcome{Kind: OutcomeDiscard, Failed: []Place{{}, {strings.Repeat("b", MaxStepName), 7}}}, ""},
+		{"failed and yet done", Outcome{Kind: OutcomeDone, Failed: []Place{{}}}, "only discard may"},
+		{"failed before its start", Outcome{Kind: OutcomeDiscard, Failed: []Place{{Position: -1}}}, "position -1"},
+		{"failed in a branch that cannot be", Outcome{Kind: OutcomeDiscard, Failed: []Place{{Branch: "a\x00"}}}, "NUL"},
+
 		{"send without a topic", with(StepResult{Kind: StepSend, Send: &NewSignal{Run: 1}}), "topic is empty"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { refused(t, ValidateOutcome(tt.outcome), tt.detail) })

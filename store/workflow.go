@@ -88,6 +88,15 @@ type StepKey struct {
 	Occurrence int
 }
 
+// Place is the place of a step in its run.
+type Place struct {
+	// Branch is what the step's name begins with, without the slash behind it;
+	// empty is that of steps outside of branches.
+	Branch string `json:"branch,omitempty"`
+	// Position is StepRecord.Position.
+	Position int `json:"position"`
+}
+
 // StepState is a step's state.
 type StepState string
 

@@ -73,8 +73,14 @@ func (a *app) workflowRetry() *cobra.Command {
 	return a.steer(&cobra.Command{
 		Use:   "retry ID",
 		Short: "Carry a failed run on from its failed step",
-		Long: `Carry a failed run on, under its own id: its failed steps run again, the others
-are kept, and its attempts start at zero.`,
+		Long: `Carry a failed run on, under its own id; its attempts start at zero. Did it fail
+because its function returned a step's failure, then that step runs again, and
+with it what the function did after it, such as a step that made up for it.
+Signals that these steps had received are there to be received again; a child is
+started anew. All other steps are kept: those that ran beside it in other
+branches, and failures that the function had come to terms with. A run that
+failed otherwise, by its last attempt or because its code had changed, keeps
+all.`,
 		Example: "  pgqrsd workflow retry 42",
 	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry }, "carries on")
 }
@@ -103,13 +109,15 @@ func (a *app) workflowFork() *cobra.Command {
 		Use:   "fork ID",
 		Short: "Start a new run with the first steps of another",
 		Long: `Start a new run with the input of another one, whatever its state, and its
-recorded steps before the one that --from names; that one and all after it run
-anew. STEP#N is the step's use N in a loop, from 0. Without --from it begins at
-the beginning. Prints the id of the new run.`,
+recorded steps before the one that --from names; that one, all after it and
+what still waits run anew. STEP#N is the step's use N in a loop, from 0, unless
+there is a step of just that name. Without --from it begins at the beginning.
+Signals that a kept step has received come along with it; for others the new run
+waits anew. Prints the id of the new run.`,
 		Example: `  pgqrsd workflow fork 42 --from charge
   pgqrsd workflow fork 42 --from page#3`,
 	}, func(ctx context.Context, s *session, id int64) error {
-		key, err := parseStep(from)
+		key, err := findStep(ctx, s.Workflows(), id, from)
 		if err != nil {
 			return err
 		}
@@ -122,6 +130,23 @@ the beginning. Prints the id of the new run.`,
 	cmd.Flags().StringVar(&from, "from", "", "the first step that runs anew: STEP or STEP#N")
 	completeFlag(cmd, "from", cobra.NoFileCompletions)
 	return cmd
+}
+
+// findStep finds the step of a run that text means. A step may be called STEP#N
+// itself.
+func findStep(ctx context.Context, runs store.Workflows, run int64, text string) (store.StepKey, error) {
+	if strings.Contains(text, "#") {
+		steps, err := runs.Steps(ctx, run)
+		if err != nil {
+			return store.StepKey{}, err
+		}
+		for _, s := range steps {
+			if s.Name == text {
+				return store.StepKey{Name: text}, nil
+			}
+		}
+	}
+	return parseStep(text)
 }
 
 // parseStep reads STEP or STEP#N. The names of branches hold a # too, so that

@@ -208,13 +208,20 @@ func (w workflows) Resume(ctx context.Context, id int64) error {
 }
 
 const (
-	// sqlForgetFailedSteps forgets the last failed step of each branch, and what
-	// came after it there. A branch is a name up to its last slash.
-	sqlForgetFailedSteps = `
-DELETE FROM steps WHERE run_id = ?1 AND id >= (
-    SELECT max(f.id) FROM steps f WHERE f.run_id = ?1 AND f.state = 'failed'
-        AND rtrim(f.name, replace(f.name, '/', '')) = rtrim(steps.name, replace(steps.name, '/', ''))
+	// sqlForgetFailed forgets the steps that have ended a run: in each branch that
+	// its archive row names, those from a position on. A branch is a name up to its
+	// last slash.
+	sqlForgetFailed = `
+DELETE FROM steps WHERE run_id = ?1 AND position >= (
+    SELECT min(j.value ->> 'position') FROM archive a CROSS JOIN json_each(a.failed) j
+    WHERE a.message_id = ?1
+        AND coalesce(j.value ->> 'branch', '') = rtrim(rtrim(steps.name, replace(steps.name, '/', '')), '/')
 )`
+	// sqlGiveSignalsBack is for the signals whose step was forgotten.
+	sqlGiveSignalsBack = `
+UPDATE signals SET taken_name = NULL, taken_occurrence = NULL
+WHERE run_id = ?1 AND taken_name IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM steps st WHERE st.run_id = ?1 AND st.name = signals.taken_name AND st.occurrence = signals.taken_occurrence)`
 	sqlClearRun = `UPDATE runs SET cancelling = 0, paused = 0, wait_kind = NULL, wait_for = NULL WHERE run_id = ?1`
 )
 
@@ -227,7 +234,7 @@ func (w workflows) Retry(ctx context.Context, id int64) error {
 		case run.State != store.Dead:
 			return fmt.Errorf("it is %s, not %s: %w", run.Status, store.RunFailed, store.ErrInvalid)
 		}
-		if err := t.each([]any{id}, sqlForgetFailedSteps, sqlClearRun); err != nil {
+		if err := t.each([]any{id}, sqlForgetFailed, sqlGiveSignalsBack, sqlClearRun); err != nil {
 			return err
 		}
 		t.wake(run.Queue)
@@ -248,6 +255,13 @@ SELECT ?2, name, occurrence, kind, position, state, tries, output, error, topic,
 FROM steps WHERE run_id = ?1 AND id < ?3 AND finished_at IS NOT NULL ORDER BY id`
 	sqlCopyRun = `
 INSERT INTO runs (run_id, queue_id, begun_at, version) SELECT ?2, queue_id, ?3, version FROM runs WHERE run_id = ?1`
+	// Those that the copied steps had taken come along as taken, so that a retry of
+	// the new run can give them back.
+	sqlCopySignals = `
+INSERT INTO signals (run_id, topic, key, payload, sent_at, taken_name, taken_occurrence)
+SELECT ?2, sg.topic, sg.key, sg.payload, sg.sent_at, sg.taken_name, sg.taken_occurrence
+FROM signals sg CROSS JOIN steps st ON st.run_id = ?2 AND st.name = sg.taken_name AND st.occurrence = sg.taken_occurrence
+WHERE sg.run_id = ?1 ORDER BY sg.id`
 	// Of several values under a name the last one stands.
 	sqlCopyEvents = `
 INSERT INTO events (run_id, name, value, set_at)
@@ -298,12 +312,15 @@ func (t *tx) fork(run store.Run, queue int64, before []int64) (int64, error) {
 	if _, err := t.exec(sqlCopyRun, run.ID, ids[0], t.now); err != nil {
 		return 0, err
 	}
+	if _, err := t.exec(sqlCopySignals, run.ID, ids[0]); err != nil {
+		return 0, err
+	}
 	_, err = t.exec(sqlCopyEvents, run.ID, ids[0], before[0])
 	return ids[0], err
 }
 
 const (
-	columnsSignal  = `sg.id, sg.run_id, sg.topic, sg.payload, sg.key, sg.sent_at, sg.taken`
+	columnsSignal  = `sg.id, sg.run_id, sg.topic, sg.payload, sg.key, sg.sent_at, sg.taken_name IS NOT NULL`
 	sqlListSignals = `SELECT ` + columnsSignal + ` FROM signals sg WHERE sg.run_id = ?1 ORDER BY sg.id`
 	sqlListEvents  = `SELECT name, value, set_at FROM events WHERE run_id = ?1 ORDER BY name`
 )

@@ -20,8 +20,8 @@ type runWork struct {
 	steps   stepResults
 	touched records // run, began, and where version, wait's kind and wait's name are
 	events  records // run, and where name and value are
-	text    texts   // of touched and events
-	taken   idList
+	text    texts   // of touched, events and taken
+	taken   records // signal, occurrence, and where the name of its step is
 	sends   []store.NewSignal
 	// queues are those of the runs to start; nameless is how many of these there
 	// may be without a key, and firstChild the first of their ids.
@@ -94,7 +94,7 @@ f(i, run_id, occurrence, name) AS (
     FROM r)
 SELECT f.i, st.state FROM f CROSS JOIN steps st
     ON st.run_id = f.run_id AND st.name = CAST(substr(?3, f.name>>31, f.name&0x7fffffff) AS TEXT) AND st.occurrence = f.occurrence`
-	sqlSignalPlaces = `SELECT sg.id, sg.run_id, sg.taken FROM json_each(?1) j CROSS JOIN signals sg ON sg.id = j.value`
+	sqlSignalPlaces = `SELECT sg.id, sg.run_id, sg.taken_name IS NOT NULL FROM json_each(?1) j CROSS JOIN signals sg ON sg.id = j.value`
 )
 
 // loadSpecial reads what the special steps of outcomes need.
@@ -248,7 +248,7 @@ func (w *runWork) record(t *tx, run int64, r *store.StepResult) error {
 	switch {
 	case r.Signal != 0:
 		w.signals[r.Signal].taken = true
-		w.taken.add(r.Signal)
+		w.taken.add(r.Signal, int64(r.Occurrence), w.text.add([]byte(r.Name)))
 	case r.Send != nil:
 		r = w.send(r)
 	case r.Kind == store.StepEvent:

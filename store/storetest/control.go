@@ -8,7 +8,7 @@ import (
 )
 
 func controlCases() []testCase {
-	return []testCase{
+	return append([]testCase{
 		{"CancelQueued", cancelQueued},
 		{"CancelWaiting", cancelWaiting},
 		{"CancelLeased", cancelLeased},
@@ -26,15 +26,10 @@ func controlCases() []testCase {
 		{"ResumeBeforeItStops", resumeEarly},
 		{"CancelPaused", cancelPaused},
 		{"CancelRacesTheEnd", cancelRacesEnd},
-		{"Retry", retryRun},
-		{"RetryOfWhatHasNotFailed", retryNotFailed},
-		{"Fork", forkRun},
-		{"ForkFromTheStart", forkStart},
-		{"ForkOfNoStep", forkNoStep},
 		{"NoRun", controlNoRun},
 		{"Ended", controlEnded},
 		{"StatusFilter", statusFilter},
-	}
+	}, againCases()...)
 }
 
 // cancel cancels a run and checks the status after it.

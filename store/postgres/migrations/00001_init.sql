@@ -88,7 +88,8 @@ create table {{schema}}.archive (
     headers     jsonb check (jsonb_typeof(headers) = 'object'),
     errors      jsonb check (jsonb_typeof(errors) = 'array'),
     payload     json not null,
-    output      json
+    output      json,
+    failed      json -- of a run that a failed step has ended: the store.Places from which on a retry forgets its steps
 );
 
 -- Serves retention, counts and dead letters. A batch shares one key, so that

@@ -185,7 +185,7 @@ func (a archive) Purge(ctx context.Context, queue string, olderThan time.Duratio
 
 func (a archive) purge(ctx context.Context, queue string, olderThan time.Duration, states []store.State) (int64, error) {
 	if olderThan < 0 {
-		return 0, fmt.Errorf("age %s is negative: %w", olderThan, store.ErrInvalid)
+		return 0, store.Invalidf("age %s is negative", olderThan)
 	}
 	if len(states) == 0 {
 		states = archivedStates

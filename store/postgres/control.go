@@ -177,7 +177,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		b.add(sqlLockHolder, p.queueID, id)
 		b.add(sqlLockParent, id)
 		b.add(sqlRunCancelling, id)
-		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "cancelled")
+		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "")
 		b.addEndChildren([]int64{id}, &woken)
 		if err := b.send(ctx, op); err != nil {
 			return "", err

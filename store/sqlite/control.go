@@ -147,7 +147,7 @@ func (t *tx) cancel(ids []int64) error {
 	if len(idle) == 0 {
 		return nil
 	}
-	return t.finish(store.Cancelled, "cancelled", idle)
+	return t.finish(store.Cancelled, "", idle)
 }
 
 const (

@@ -72,7 +72,9 @@ func cancelWaiting(f *fixture) {
 	c, l := f.leasedRun()
 	f.settleAs(c, store.Delayed, waiting(l, -1, result("one", `1`)))
 	f.cancel(l.ID, false, store.RunCancelled)
-	equal(f, "steps", f.getRun(l.ID).Steps, 1)
+	r := f.getRun(l.ID)
+	equal(f, "steps", r.Steps, 1)
+	equal(f, "errors", len(r.Errors), 0) // a cancellation is no failure
 	f.takeNone(c)
 }
 

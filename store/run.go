@@ -26,6 +26,15 @@ func (s RunStatus) Terminal() bool {
 	return s == RunSucceeded || s == RunFailed || s == RunCancelled
 }
 
+// Known says that it is one of the statuses above.
+func (s RunStatus) Known() bool {
+	switch s {
+	case RunQueued, RunRunning, RunWaiting, RunPaused, RunCancelling, RunSucceeded, RunFailed, RunCancelled:
+		return true
+	}
+	return false
+}
+
 // WaitKind is what a waiting run waits for.
 type WaitKind string
 

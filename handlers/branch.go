@@ -113,7 +113,7 @@ func come(ctx context.Context, kind, name string) (place, error) {
 	if busy {
 		b.flow.discard(fmt.Errorf("%s %s: another step is open in the same branch; use handlers.NewGroup for steps at the same time", kind, name))
 	}
-	if err := checkName(name); err != nil {
+	if err := checkName("name", name); err != nil {
 		b.flow.discard(fmt.Errorf("%s: %w", kind, err))
 	}
 	p := place{branch: b, kind: kind, name: name, position: b.position, occurrence: b.used[name], turn: b.next().turn}
@@ -141,15 +141,15 @@ func (p place) leave() {
 	p.branch.flow.mu.Unlock()
 }
 
-// checkName holds the rule for names of steps and topics.
-func checkName(name string) error {
+// checkName holds the rule for names of steps and topics: what says of which.
+func checkName(what, name string) error {
 	switch {
 	case name == "":
-		return errors.New("the name is empty")
+		return fmt.Errorf("the %s is empty", what)
 	case len(name) > maxStepName:
-		return fmt.Errorf("the name %.40q... is %d bytes long, the limit is %d", name, len(name), maxStepName)
+		return fmt.Errorf("the %s %.40q... is %d bytes long, the limit is %d", what, name, len(name), maxStepName)
 	case strings.ContainsAny(name, "/\x00"), !utf8.ValidString(name):
-		return fmt.Errorf("the name %q must be UTF-8 without \"/\" and NUL", name)
+		return fmt.Errorf("the %s %q must be UTF-8 without \"/\" and NUL", what, name)
 	}
 	return nil
 }
@@ -216,10 +216,19 @@ func kindOf(s *handlerpb.Step) string {
 
 func (p *place) diverged(s *handlerpb.Step) error {
 	run := p.branch.flow.job.msg.Id
-	return fmt.Errorf("run %d diverged from what is recorded of it: %s %s[%d] is recorded as number %d of its branch, "+
-		"but the code came with %s %s[%d] as number %d; make the code do again what it did before that, "+
+	return fmt.Errorf("run %d diverged from what is recorded of it: %s %s is recorded as number %d of its branch, "+
+		"but the code came with %s %s as number %d; make the code do again what it did before that, "+
 		"then carry the run on: pgqrsd workflow retry %d",
-		run, kindOf(s), s.Name, s.Occurrence, s.Position+1, p.kind, p.name, p.occurrence, p.position+1, run)
+		run, kindOf(s), stepText(s.Name, int(s.Occurrence)), s.Position+1, p.kind, stepText(p.name, int(p.occurrence)), p.position+1, run)
+}
+
+// stepText is a step as `pgqrsd workflow fork --from` takes it: its name, with
+// #occurrence after the first use.
+func stepText(name string, occurrence int) string {
+	if occurrence == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s#%d", name, occurrence)
 }
 
 // step returns what there is to record of the step.

@@ -44,7 +44,7 @@ func (g *Group) Go(name string, fn func(ctx context.Context) error) {
 		return
 	}
 	f.mu.Unlock()
-	err := checkName(name)
+	err := checkName("name", name)
 	if err == nil && strings.ContainsRune(name, '#') {
 		err = fmt.Errorf("the name %q must not contain \"#\"", name)
 	}

@@ -81,7 +81,7 @@ type StepError struct {
 }
 
 func (e *StepError) Error() string {
-	return fmt.Sprintf("step %s[%d] failed: %s", e.Name, e.Occurrence, e.Reason)
+	return fmt.Sprintf("step %s failed: %s", stepText(e.Name, e.Occurrence), e.Reason)
 }
 
 // Unwrap returns [ErrTimeout] for a Receive that timed out, else nil.
@@ -147,7 +147,7 @@ func doStep[T any](ctx context.Context, name string, opts []StepOption, try func
 	out, err = decodeOutput[T](record.Output)
 	if err != nil {
 		// The function must not take this for the step's failure.
-		p.branch.flow.discard(fmt.Errorf("decode the recorded output of step %s[%d] into %s: %w", p.name, p.occurrence, reflect.TypeFor[T](), err))
+		p.branch.flow.discard(fmt.Errorf("decode the recorded output of step %s into %s: %w", stepText(p.name, int(p.occurrence)), reflect.TypeFor[T](), err))
 	}
 	return out, nil
 }

@@ -26,6 +26,15 @@ func (s RunStatus) Terminal() bool {
 	return s == RunSucceeded || s == RunFailed || s == RunCancelled
 }
 
+// Known says that it is one of the statuses above.
+func (s RunStatus) Known() bool {
+	switch s {
+	case RunQueued, RunRunning, RunWaiting, RunPaused, RunCancelling, RunSucceeded, RunFailed, RunCancelled:
+		return true
+	}
+	return false
+}
+
 // WaitKind is what a waiting run waits for.
 type WaitKind string
 
@@ -125,9 +134,10 @@ type RunControl interface {
 	// its handler answers. descend cancels the runs that it started, and theirs,
 	// too. It returns the status after it. Cancelling again changes nothing.
 	Cancel(ctx context.Context, id int64, descend bool) (RunStatus, error)
-	// Pause keeps a run from carrying on: it stops at its next step boundary, or
-	// is not begun. Resume lets it carry on. Neither costs an attempt. Both are
-	// idempotent.
+	// Pause keeps a run from carrying on: it stops at its next step boundary
+	// (Run.Pausing until then), or is not begun. Resume lets it carry on. Neither
+	// costs an attempt. Both are idempotent. A run that is being cancelled cannot
+	// be paused: ErrInvalid.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
 	// Retry carries a failed run on, its attempts starting at zero. It forgets what

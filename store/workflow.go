@@ -29,6 +29,8 @@ type Run struct {
 	// Steps counts the recorded steps.
 	Steps  int64
 	Status RunStatus
+	// Pausing says that the run was paused while it runs: it stops at its next step.
+	Pausing bool
 	// Wait is what a waiting run waits for; nil if it does not.
 	Wait *RunWait
 	// Version is the handler version that began the run.
@@ -95,6 +97,15 @@ type Place struct {
 	Branch string `json:"branch,omitempty"`
 	// Position is StepRecord.Position.
 	Position int `json:"position"`
+}
+
+// Text is the key as people write it: name, or name#occurrence after the first.
+// It is no String, which whatever embeds the key would be printed as too.
+func (k StepKey) Text() string {
+	if k.Occurrence == 0 {
+		return k.Name
+	}
+	return fmt.Sprintf("%s#%d", k.Name, k.Occurrence)
 }
 
 // StepState is a step's state.
@@ -195,7 +206,7 @@ type StepError struct {
 }
 
 func (e *StepError) Error() string {
-	return fmt.Sprintf("step %s[%d] failed: %s", e.Name, e.Occurrence, e.Reason)
+	return fmt.Sprintf("step %s failed: %s", e.Text(), e.Reason)
 }
 
 // AcquireStep is Store.AcquireStep with a typed output: execute is true when
@@ -214,7 +225,7 @@ func AcquireStep[T any](ctx context.Context, s Store, lease Lease, key StepKey) 
 	}
 	if len(rec.Output) > 0 {
 		if err := json.Unmarshal(rec.Output, &out); err != nil {
-			return step, out, false, fmt.Errorf("decode the recorded output of step %s[%d] of run %d: %w", key.Name, key.Occurrence, lease.ID, err)
+			return step, out, false, fmt.Errorf("decode the recorded output of step %s of run %d: %w", key.Text(), lease.ID, err)
 		}
 	}
 	return step, out, false, nil

@@ -60,6 +60,7 @@ func TestWorkflowCreate(t *testing.T) {
 		c.fails(exitError, []string{`workflow "flo" does not exist; did you mean flow?`}, "workflow", "create", "flo")
 		c.ok("queue", "create", "jobs")
 		c.fails(exitError, []string{"jobs"}, "workflow", "create", "jobs")
+		c.fails(exitError, []string{`queue "jobs" is for jobs`}, "workflow", "list", "jobs")
 		later := c.ok("workflow", "create", "flow", "--delay", "1h")
 		table := c.ok("workflow", "list", "flow")
 		c.fits(table)

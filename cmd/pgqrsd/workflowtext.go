@@ -23,7 +23,10 @@ func runNow(r store.Run) string {
 		}
 		return text
 	case store.RunRunning, store.RunCancelling:
-		if r.Worker > 0 {
+		switch {
+		case r.Pausing:
+			return fmt.Sprintf("worker %d, pausing", r.Worker)
+		case r.Worker > 0:
 			return fmt.Sprintf("worker %d", r.Worker)
 		}
 	case store.RunFailed:
@@ -40,17 +43,35 @@ func why(r store.Run, steps []store.StepRecord) string {
 	case store.RunQueued:
 		return "is ready; a daemon that serves the workflow will take it"
 	case store.RunRunning:
-		return fmt.Sprintf("runs on worker %d", r.Worker)
+		text := fmt.Sprintf("runs on worker %d", r.Worker)
+		if r.Pausing {
+			text += ", and pauses at its next step"
+		}
+		return text
 	case store.RunPaused:
 		return fmt.Sprintf("is paused; `pgqrsd workflow resume %d` lets it carry on", r.ID)
 	case store.RunCancelling:
 		return "is being cancelled: stops at its next step"
 	case store.RunWaiting:
 		if r.Wait != nil {
-			return "waits for " + waitsFor(*r.Wait, steps) + deadlineText(*r.Wait)
+			return "waits for " + waitsFor(*r.Wait, steps) + deadlineText(*r.Wait) + others(steps)
 		}
 	}
 	return ""
+}
+
+// others says that more than one branch waits.
+func others(steps []store.StepRecord) string {
+	waiting := 0
+	for _, s := range steps {
+		if s.State == store.StepWaiting {
+			waiting++
+		}
+	}
+	if waiting < 2 {
+		return ""
+	}
+	return fmt.Sprintf("; and %d more of its steps wait, see below", waiting-1)
 }
 
 // waitsFor names what a run waits for; steps say more about it, if they are known.
@@ -115,14 +136,6 @@ func left(t time.Time) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return until(t)
-}
-
-// stepName is a step as `fork --from` takes it.
-func stepName(k store.StepKey) string {
-	if k.Occurrence == 0 {
-		return k.Name
-	}
-	return fmt.Sprintf("%s#%d", k.Name, k.Occurrence)
 }
 
 // timeOfDay is short where the day is known.

@@ -115,7 +115,7 @@ func (t workflows) Retry(ctx context.Context, id int64) error {
 		}
 	}
 	if len(back) == 0 {
-		return t.s.fail(ctx, op, fmt.Errorf("it has not failed, it is %s: %w", p.status(), store.ErrInvalid))
+		return t.s.fail(ctx, op, store.NotFailed(p.status()))
 	}
 	t.s.notifier.add(p.queue)
 	return nil
@@ -147,5 +147,9 @@ func (t workflows) Fork(ctx context.Context, id int64, from store.StepKey) (int6
 		t.s.notifier.add(p.queue)
 		return made[0], nil
 	}
-	return 0, t.s.fail(ctx, op, fmt.Errorf("it has no step %s[%d]: %w", from.Name, from.Occurrence, store.ErrInvalid))
+	steps, err := t.Steps(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return 0, t.s.fail(ctx, op, store.NoStep(from, steps))
 }

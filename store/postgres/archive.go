@@ -152,7 +152,7 @@ func (t archive) Purge(ctx context.Context, queue string, olderThan time.Duratio
 	op := fmt.Sprintf("purge the archive of queue %q", queue)
 	for _, state := range states {
 		if !state.Archived() {
-			return 0, fmt.Errorf("%s: state %q is not one of the archive: %w", op, state, store.ErrInvalid)
+			return 0, store.Invalidf("%s: state %q is not one of the archive", op, state)
 		}
 	}
 	q, err := t.s.Queues().Get(ctx, queue)

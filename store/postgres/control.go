@@ -15,7 +15,7 @@ const (
 
 	// sqlRunPlace says where a run is; queue is its queue's id.
 	sqlRunPlace = `
-select p.state, p.queue_id, q.name, coalesce(r.cancelling, false), coalesce(r.paused, false)
+select p.state, p.queue_id, q.name, q.kind, coalesce(r.cancelling, false), coalesce(r.paused, false)
 from (
     select case when exists (select from {{schema}}.claims c where c.queue_id = m.queue_id and m.id = any(c.ids))
         then 'leased' else 'ready' end as state, m.queue_id
@@ -24,8 +24,7 @@ from (
     select 'delayed', d.queue_id from {{schema}}.delayed d where d.id = $1
     union all
     select a.state::text, a.queue_id from {{schema}}.archive a where a.id = $1
-) p join {{schema}}.queues q on q.id = p.queue_id left join {{schema}}.runs r on r.run_id = $1
-where q.kind = 'workflow'`
+) p join {{schema}}.queues q on q.id = p.queue_id left join {{schema}}.runs r on r.run_id = $1`
 
 	// sqlLockHolder waits for whoever settles the run $2 of queue $1, so that
 	// what is written of it then is seen by the next who does.
@@ -98,7 +97,11 @@ func (p runPlace) status() store.RunStatus { return statusOf(p.state, p.cancelli
 // runPlace finds a run; ErrNotFound if the id is no run's.
 func (s *Store) runPlace(ctx context.Context, op string, id int64) (runPlace, error) {
 	var p runPlace
-	err := s.row(ctx, op, sqlRunPlace, []any{id}, &p.state, &p.queueID, &p.queue, &p.cancelling, &p.paused)
+	var kind store.QueueKind
+	err := s.row(ctx, op, sqlRunPlace, []any{id}, &p.state, &p.queueID, &p.queue, &kind, &p.cancelling, &p.paused)
+	if err == nil && kind != store.WorkflowQueue {
+		err = s.fail(ctx, op, &store.NotRunError{ID: id})
+	}
 	return p, err
 }
 
@@ -106,7 +109,7 @@ func (s *Store) runPlace(ctx context.Context, op string, id int64) (runPlace, er
 func (s *Store) openRun(ctx context.Context, op string, id int64) (runPlace, error) {
 	p, err := s.runPlace(ctx, op, id)
 	if err == nil && p.state.Archived() {
-		err = s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+		err = s.fail(ctx, op, store.RunEnded(p.status()))
 	}
 	return p, err
 }
@@ -165,7 +168,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		case p.state == store.Cancelled, p.state == store.Leased && p.cancelling:
 			return p.status(), nil
 		case p.state.Archived():
-			return "", t.s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+			return "", t.s.fail(ctx, op, store.RunEnded(p.status()))
 		}
 		var woken []string
 		b := t.s.batch()
@@ -174,7 +177,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		b.add(sqlLockHolder, p.queueID, id)
 		b.add(sqlLockParent, id)
 		b.add(sqlRunCancelling, id)
-		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "cancelled")
+		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "")
 		b.addEndChildren([]int64{id}, &woken)
 		if err := b.send(ctx, op); err != nil {
 			return "", err
@@ -190,10 +193,12 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 	op := fmt.Sprintf("pause run %d", id)
 	for range removeTries {
 		p, err := t.s.openRun(ctx, op, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if p.paused && (p.state != store.Ready || p.cancelling) {
+		case p.cancelling:
+			return t.s.fail(ctx, op, store.Cancelling())
+		case p.paused && p.state != store.Ready:
 			return nil
 		}
 		b := t.s.batch()

@@ -147,7 +147,7 @@ type gate struct {
 func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
 	op := fmt.Sprintf("dequeue from queue %q", c.queue)
 	if limit <= 0 || lease <= 0 {
-		return nil, fmt.Errorf("%s: limit %d and lease %s must be positive: %w", op, limit, lease, store.ErrInvalid)
+		return nil, store.Invalidf("%s: limit %d and lease %s must be positive", op, limit, lease)
 	}
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -199,7 +199,7 @@ func (c *consumer) open(ctx context.Context, op string, g gate) error {
 	c.s.noted(c.id, g.state)
 	switch {
 	case g.maxAttempts == 0:
-		return c.s.unknownQueue(ctx, op, c.queue)
+		return c.s.unknownQueue(ctx, op, c.queue, "")
 	case g.state == "":
 		return c.s.fail(ctx, op, fmt.Errorf("worker %d: %w", c.id, store.ErrNotFound))
 	case g.state != store.WorkerReady:

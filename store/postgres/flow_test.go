@@ -218,8 +218,15 @@ func TestSendSignalInSQL(t *testing.T) {
 		t.Errorf("the run has %+v", state)
 	}
 	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeDone})
-	for _, missing := range []int64{id, id + 1000} {
-		if _, err := send(missing); !isState(err, "PQ003") {
+	if _, err := s.Queues().Insert(t.Context(), "jobs", store.QueuePolicy{}); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := s.Messages().Insert(t.Context(), []store.NewMessage{{Queue: "jobs", Payload: []byte("1")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for missing, why := range map[int64]string{id: "it has ended", id + 1000: "there is no such run", jobs[0]: "it is a job, not a run"} {
+		if _, err := send(missing); !isState(err, "PQ003") || !strings.Contains(err.Error(), why) {
 			t.Errorf("a signal to run %d, which is not there: %v", missing, err)
 		}
 	}

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -88,7 +87,7 @@ func (a *admin) Reclaim(ctx context.Context, maxAge time.Duration) (store.GivenB
 // ReclaimSlot does so for the workers of a slot.
 func (a *admin) ReclaimSlot(ctx context.Context, slot string) (store.GivenBack, error) {
 	if slot == "" {
-		return store.GivenBack{}, fmt.Errorf("reclaim slot: the slot is empty, which is nobody's: %w", store.ErrInvalid)
+		return store.GivenBack{}, store.Invalidf("reclaim slot: the slot is empty, which is nobody's")
 	}
 	return a.reclaim(ctx, "reclaim slot "+slot, sqlSlotIDs, []any{slot}, nil)
 }

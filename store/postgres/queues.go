@@ -143,18 +143,18 @@ func (t queues) Get(ctx context.Context, name string) (store.Queue, error) {
 		return store.Queue{}, err
 	}
 	if len(q) == 0 {
-		return store.Queue{}, t.s.unknownQueue(ctx, op, name)
+		return store.Queue{}, t.s.unknownQueue(ctx, op, name, "")
 	}
 	return q[0], nil
 }
 
 // unknownQueue is the error for a queue that is missing, with near names.
-func (s *Store) unknownQueue(ctx context.Context, op, name string) error {
+func (s *Store) unknownQueue(ctx context.Context, op, name string, kind store.QueueKind) error {
 	names, err := rows(ctx, s, op, sqlQueueNames, nil, pgx.RowTo[string])
 	if err != nil {
 		return err
 	}
-	return s.fail(ctx, op, &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, names)})
+	return s.fail(ctx, op, &store.UnknownQueueError{Queue: name, Kind: kind, Near: store.NearNames(name, names)})
 }
 
 func (t queues) List(ctx context.Context, page store.Page) ([]store.Queue, error) {

@@ -43,7 +43,7 @@ archived as (
     insert into {{schema}}.archive
         (id, enqueued_at, finished_at, queue_id, state, attempts, priority, headers, errors, payload)
     select g.id, g.enqueued_at, t.now, g.queue_id, $4::text::{{schema}}.final_state, g.attempts, g.priority, g.headers,
-        {{schema}}.add_error(g.errors, g.attempts, t.now, $5, null), g.payload
+        case when $5::text = '' then g.errors else {{schema}}.add_error(g.errors, g.attempts, t.now, $5, null) end, g.payload
     from gone g, (select coalesce($3::timestamptz, statement_timestamp()) as now) t
 )
 select id from gone`

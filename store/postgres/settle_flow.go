@@ -196,7 +196,7 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 	switch o.Kind {
 	case store.OutcomeStep, store.OutcomeWait, store.OutcomeCancel:
 		if !h.run.workflow {
-			return fmt.Errorf("outcome %s is for runs, and queue %q is for jobs: %w", o.Kind, h.queue, store.ErrInvalid)
+			return store.Invalidf("outcome %s is for runs, and queue %q is for jobs", o.Kind, h.queue)
 		}
 	}
 	taking := map[int64]stepOf{}
@@ -206,11 +206,11 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 			continue
 		}
 		if !h.run.workflow {
-			return fmt.Errorf("step %s[%d]: steps of kind %s are for runs, and queue %q is for jobs: %w",
-				s.Name, s.Occurrence, s.Kind, h.queue, store.ErrInvalid)
+			return store.Invalidf("step %s: steps of kind %s are for runs, and queue %q is for jobs",
+				s.Text(), s.Kind, h.queue)
 		}
 		if err := p.checkStep(o, s, l, taking, there); err != nil {
-			return fmt.Errorf("step %s[%d]: %w", s.Name, s.Occurrence, err)
+			return fmt.Errorf("step %s: %w", s.Text(), err)
 		}
 	}
 	return nil
@@ -226,7 +226,7 @@ func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook,
 			by, taken = other, true
 		}
 		if !l.free || taken && by != this {
-			return fmt.Errorf("signal %d is not there, or is taken by another step: %w", s.Signal, store.ErrInvalid)
+			return store.Invalidf("signal %d is not there, or is taken by another step", s.Signal)
 		}
 		taking[s.Signal] = this
 	}
@@ -235,9 +235,9 @@ func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook,
 	}
 	switch kind, known := there[s.Child.Workflow]; {
 	case !known:
-		return fmt.Errorf("start a child: %w", unknownTarget(s.Child.Workflow, there))
+		return fmt.Errorf("start a child: %w", unknownTarget(s.Child.Workflow, store.WorkflowQueue, there))
 	case kind != store.WorkflowQueue:
-		return fmt.Errorf("start a child: queue %q is for jobs, not for a workflow: %w", s.Child.Workflow, store.ErrInvalid)
+		return fmt.Errorf("start a child: %w", store.NotWorkflow(s.Child.Workflow))
 	}
 	return nil
 }

@@ -285,8 +285,8 @@ func (m *mixed) targets() []string {
 }
 
 // unknownTarget is the error for a queue that is not there.
-func unknownTarget(name string, there map[string]store.QueueKind) error {
-	return &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, slices.Collect(maps.Keys(there)))}
+func unknownTarget(name string, kind store.QueueKind, there map[string]store.QueueKind) error {
+	return &store.UnknownQueueError{Queue: name, Kind: kind, Near: store.NearNames(name, slices.Collect(maps.Keys(there)))}
 }
 
 // decide sorts in one held item.
@@ -299,7 +299,7 @@ func (m *mixed) decide(i int, h held, there map[string]store.QueueKind) store.Se
 	if kind != store.OutcomeCancel {
 		for _, n := range o.Enqueue {
 			if _, known := there[n.Queue]; !known {
-				return store.Settled{Err: fmt.Errorf("follow-up message: %w", unknownTarget(n.Queue, there))}
+				return store.Settled{Err: fmt.Errorf("follow-up message: %w", unknownTarget(n.Queue, store.JobQueue, there))}
 			}
 		}
 	}

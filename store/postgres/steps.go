@@ -190,7 +190,7 @@ type step struct {
 
 // AcquireStep opens a step of the run that lease holds.
 func (s *Store) AcquireStep(ctx context.Context, lease store.Lease, key store.StepKey) (store.Step, error) {
-	op := fmt.Sprintf("acquire step %s[%d] of run %d", key.Name, key.Occurrence, lease.ID)
+	op := fmt.Sprintf("acquire step %s of run %d", key.Text(), lease.ID)
 	if err := store.ValidateStepKey(key); err != nil {
 		return nil, fmt.Errorf("acquire a step of run %d: %w", lease.ID, err)
 	}
@@ -217,7 +217,7 @@ func (p *step) Execute() bool            { return p.record.State == store.StepRu
 func (p *step) Record() store.StepRecord { return p.record }
 
 func (p *step) Complete(ctx context.Context, output json.RawMessage) error {
-	op := fmt.Sprintf("complete step %s[%d] of run %d", p.record.Name, p.record.Occurrence, p.record.Run)
+	op := fmt.Sprintf("complete step %s of run %d", p.record.Text(), p.record.Run)
 	if err := store.ValidateOutput(output); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
@@ -230,7 +230,7 @@ func (p *step) Complete(ctx context.Context, output json.RawMessage) error {
 }
 
 func (p *step) Fail(ctx context.Context, reason string) error {
-	op := fmt.Sprintf("fail step %s[%d] of run %d", p.record.Name, p.record.Occurrence, p.record.Run)
+	op := fmt.Sprintf("fail step %s of run %d", p.record.Text(), p.record.Run)
 	reason = store.CleanError(reason)
 	return p.finish(ctx, op, store.StepFailed, nil, &reason)
 }

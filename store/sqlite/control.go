@@ -16,10 +16,12 @@ func liveRun(q querier, id int64) (runPlace, error) {
 	switch {
 	case err != nil:
 		return runPlace{}, err
-	case !places[0].isRun():
+	case !places[0].found:
 		return runPlace{}, store.ErrNotFound
+	case !places[0].isRun():
+		return runPlace{}, &store.NotRunError{ID: id}
 	case places[0].state.Archived():
-		return places[0], store.ErrTerminal
+		return places[0], store.RunEnded(statusOf(places[0].state, false, false))
 	}
 	return places[0], nil
 }
@@ -42,7 +44,7 @@ func (w workflows) Send(ctx context.Context, s store.NewSignal) (id int64, creat
 		})
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("send signal %s to run %d: %w", s.Topic, s.Run, err)
+		return 0, false, fmt.Errorf("send signal %q to run %d: %w", s.Topic, s.Run, err)
 	}
 	return id, created, nil
 }
@@ -145,7 +147,7 @@ func (t *tx) cancel(ids []int64) error {
 	if len(idle) == 0 {
 		return nil
 	}
-	return t.finish(store.Cancelled, "cancelled", idle)
+	return t.finish(store.Cancelled, "", idle)
 }
 
 const (
@@ -164,14 +166,15 @@ func (w workflows) Pause(ctx context.Context, id int64) error {
 		switch {
 		case err != nil:
 			return err
+		case run.cancelling:
+			return store.Cancelling()
 		case run.paused:
 			return errNothing
 		}
 		if _, err := t.exec(sqlFlagPaused, id); err != nil {
 			return err
 		}
-		// One that is being cancelled has to be leased once more for that.
-		if run.state == store.Leased || run.cancelling {
+		if run.state == store.Leased {
 			return nil
 		}
 		if _, err := t.exec(sqlSetAside, id); err != nil {
@@ -232,7 +235,7 @@ func (w workflows) Retry(ctx context.Context, id int64) error {
 		case err != nil:
 			return err
 		case run.State != store.Dead:
-			return fmt.Errorf("it is %s, not %s: %w", run.Status, store.RunFailed, store.ErrInvalid)
+			return store.NotFailed(run.Status)
 		}
 		if err := t.each([]any{id}, sqlForgetFailed, sqlGiveSignalsBack, sqlClearRun); err != nil {
 			return err
@@ -282,7 +285,7 @@ func (w workflows) Fork(ctx context.Context, id int64, from store.StepKey) (fork
 				return err
 			}
 			if len(before) == 0 {
-				return fmt.Errorf("it has no step %s[%d]: %w", from.Name, from.Occurrence, store.ErrInvalid)
+				return t.noStep(id, from)
 			}
 		}
 		queue, err := findQueue(t, run.Queue)
@@ -296,6 +299,20 @@ func (w workflows) Fork(ctx context.Context, id int64, from store.StepKey) (fork
 		return 0, fmt.Errorf("fork run %d: %w", id, err)
 	}
 	return fork, nil
+}
+
+// noStep says that a run has no such step.
+func (t *tx) noStep(run int64, key store.StepKey) error {
+	var steps []store.StepRecord
+	err := t.rows(sqlListSteps, []any{run}, func(rows *sql.Rows) error {
+		s, err := scanStep(rows, t.now)
+		steps = append(steps, s)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return store.NoStep(key, steps)
 }
 
 // fork starts a run as another one was, with its steps before one of them.

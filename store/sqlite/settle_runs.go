@@ -181,7 +181,7 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 	}
 	p := w.places[o.ID]
 	if !p.isRun() && (o.Kind == store.OutcomeStep || o.Kind == store.OutcomeWait || o.Kind == store.OutcomeCancel) {
-		return fmt.Errorf("queue %s holds jobs, whose outcome %s cannot be: %w", p.queue, o.Kind, store.ErrInvalid), nil
+		return store.Invalidf("queue %s holds jobs, whose outcome %s cannot be", p.queue, o.Kind), nil
 	}
 	steps := make([]*store.StepResult, 0, len(o.Steps))
 	for i := range o.Steps {
@@ -216,7 +216,7 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult) (refused, e
 		}
 		if r.Signal != 0 {
 			if s := w.signals[r.Signal]; s == nil || s.run != run || s.taken || taken[r.Signal] {
-				return fmt.Errorf("step %s[%d]: signal %d is taken or not this run's: %w", r.Name, r.Occurrence, r.Signal, store.ErrInvalid), nil
+				return store.Invalidf("step %s: signal %d is taken or not this run's", r.Text(), r.Signal), nil
 			}
 			taken[r.Signal] = true
 		}
@@ -327,14 +327,14 @@ func (w *runWork) startKeyed(t *tx, run int64, r *store.StepResult) error {
 // startable finds out whether a step's run can be started.
 func (w *runWork) startable(t *tx, r *store.StepResult) (refused, err error) {
 	if r.Child == nil {
-		return fmt.Errorf("step %s[%d] waits for no run: %w", r.Name, r.Occurrence, store.ErrInvalid), nil
+		return store.Invalidf("step %s waits for no run", r.Text()), nil
 	}
 	if _, found := w.queues[r.Child.Workflow]; found {
 		return nil, nil
 	}
-	queue, err := t.workflowQueue(r.Child.Workflow)
+	queue, err := workflowQueue(t, r.Child.Workflow)
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
-		return fmt.Errorf("step %s[%d]: start a child: %w", r.Name, r.Occurrence, err), nil
+		return fmt.Errorf("step %s: start a child: %w", r.Text(), err), nil
 	}
 	if w.queues == nil {
 		w.queues = make(map[string]int64)

@@ -47,7 +47,7 @@ func (d *database) AcquireStep(ctx context.Context, lease store.Lease, key store
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("acquire step %s[%d] of run %d: %w", key.Name, key.Occurrence, lease.ID, err)
+		return nil, fmt.Errorf("acquire step %s of run %d: %w", key.Text(), lease.ID, err)
 	}
 	return s, nil
 }
@@ -64,17 +64,17 @@ func (s *step) Record() store.StepRecord { return s.record }
 
 func (s *step) Complete(ctx context.Context, output json.RawMessage) error {
 	if err := store.ValidateOutput(output); err != nil {
-		return fmt.Errorf("complete step %s[%d] of run %d: output: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("complete step %s of run %d: output: %w", s.record.Text(), s.record.Run, err)
 	}
 	if err := s.finish(ctx, store.StepSucceeded, nullText(output), nil); err != nil {
-		return fmt.Errorf("complete step %s[%d] of run %d: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("complete step %s of run %d: %w", s.record.Text(), s.record.Run, err)
 	}
 	return nil
 }
 
 func (s *step) Fail(ctx context.Context, reason string) error {
 	if err := s.finish(ctx, store.StepFailed, nil, store.CleanError(reason)); err != nil {
-		return fmt.Errorf("fail step %s[%d] of run %d: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("fail step %s of run %d: %w", s.record.Text(), s.record.Run, err)
 	}
 	return nil
 }

@@ -27,6 +27,10 @@ func controlCases() []testCase {
 		{"CancelPaused", cancelPaused},
 		{"CancelRacesTheEnd", cancelRacesEnd},
 		{"NoRun", controlNoRun},
+		{"JobIsNoRun", jobIsNoRun},
+		{"NoWorkflow", noWorkflow},
+		{"RefusalsSayWhy", refusalTexts},
+		{"PauseOfACancelling", pauseCancelling},
 		{"Ended", controlEnded},
 		{"StatusFilter", statusFilter},
 	}, againCases()...)
@@ -63,7 +67,9 @@ func cancelWaiting(f *fixture) {
 	c, l := f.leasedRun()
 	f.settleAs(c, store.Delayed, waiting(l, -1, result("one", `1`)))
 	f.cancel(l.ID, false, store.RunCancelled)
-	equal(f, "steps", f.getRun(l.ID).Steps, 1)
+	r := f.getRun(l.ID)
+	equal(f, "steps", r.Steps, 1)
+	equal(f, "errors", len(r.Errors), 0) // a cancellation is no failure
 	f.takeNone(c)
 }
 
@@ -209,14 +215,15 @@ func pauseWaiting(f *fixture) {
 
 func pauseLeased(f *fixture) {
 	c, l := f.leasedRun()
+	equal(f, "pausing", f.getRun(l.ID).Pausing, false)
 	f.pause(l.ID)
-	f.status(l.ID, store.RunRunning)
+	equal(f, "pausing", f.status(l.ID, store.RunRunning).Pausing, true)
 	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
 	equal(f, "halt", f.load(l.ID).Halt, store.HaltPause)
 	o := waiting(l, 0) // whatever it says
 	o.Wait.News = f.load(l.ID).News + 7
 	f.settleAs(c, store.Delayed, o)
-	f.status(l.ID, store.RunPaused)
+	equal(f, "pausing", f.status(l.ID, store.RunPaused).Pausing, false)
 	f.clock.Advance(time.Hour)
 	f.promote(f.admin(), 1, 0, -1)
 	f.takeNone(c)

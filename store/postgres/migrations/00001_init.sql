@@ -341,8 +341,8 @@ end $fn$;
 
 -- For applications: leaves a signal for a run and wakes it, within the caller's
 -- transaction. Of signals to one run with the same key the first is kept.
--- Returns the signal's id. A run that is not there or has ended is an error,
--- PQ003.
+-- Returns the signal's id. A run that is not there or has ended, and a job, is
+-- an error, PQ003.
 create function {{schema}}.send_signal(run bigint, topic text, payload json, key text default null)
 returns bigint language plpgsql as $fn$
 declare
@@ -354,8 +354,15 @@ begin
     select s.* into sent from {{schema}}.signal_run(send_signal.run, send_signal.topic,
         coalesce(send_signal.payload, 'null'), send_signal.key, statement_timestamp()) s;
     if sent.signal is null then
-        raise exception 'send signal % to run %: there is no such run, or it has ended', send_signal.topic, send_signal.run
-            using errcode = 'PQ003';
+        raise exception 'send signal % to run %: %', send_signal.topic, send_signal.run, coalesce((
+            select case when q.kind = 'workflow' then 'it has ended' else 'it is a job, not a run' end
+            from (
+                select a.queue_id from {{schema}}.archive a where a.id = send_signal.run
+                union all
+                select m.queue_id from {{schema}}.messages m where m.id = send_signal.run
+                union all
+                select d.queue_id from {{schema}}.delayed d where d.id = send_signal.run
+            ) p join {{schema}}.queues q on q.id = p.queue_id limit 1), 'there is no such run') using errcode = 'PQ003';
     end if;
     if sent.woken is not null then
         perform pg_notify('{{channel}}', sent.woken);

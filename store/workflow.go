@@ -90,15 +90,6 @@ type StepKey struct {
 	Occurrence int
 }
 
-// Place is the place of a step in its run.
-type Place struct {
-	// Branch is what the step's name begins with, without the slash behind it;
-	// empty is that of steps outside of branches.
-	Branch string `json:"branch,omitempty"`
-	// Position is StepRecord.Position.
-	Position int `json:"position"`
-}
-
 // Text is the key as people write it: name, or name#occurrence after the first.
 // It is no String, which whatever embeds the key would be printed as too.
 func (k StepKey) Text() string {
@@ -106,6 +97,15 @@ func (k StepKey) Text() string {
 		return k.Name
 	}
 	return fmt.Sprintf("%s#%d", k.Name, k.Occurrence)
+}
+
+// Place is the place of a step in its run.
+type Place struct {
+	// Branch is what the step's name begins with, without the slash behind it;
+	// empty is that of steps outside of branches.
+	Branch string `json:"branch,omitempty"`
+	// Position is StepRecord.Position.
+	Position int `json:"position"`
 }
 
 // StepState is a step's state.

@@ -35,6 +35,7 @@ func TestTooSlowATryIsTheSteps(t *testing.T) {
 
 // What the server refuses for its own sake is no failure of the step.
 func TestServerThatTakesNoWrites(t *testing.T) {
+	t.Parallel()
 	for name, refuse := range map[string]string{
 		"a standby":     "set transaction read only",
 		"out of memory": "do $$ begin raise exception 'no memory' using errcode = '53200'; end $$",
@@ -57,6 +58,7 @@ func TestServerThatTakesNoWrites(t *testing.T) {
 // A run that is being cancelled or paused stops behind the step that it is at,
 // which has happened.
 func TestRunsStopBehindTheirTransaction(t *testing.T) {
+	t.Parallel()
 	for want, steer := range map[handlerpb.Outcome]func(b *bench) error{
 		handlerpb.Outcome_OUTCOME_CANCEL: func(b *bench) error {
 			_, err := b.store.Workflows().Cancel(b.Context(), b.run, false)

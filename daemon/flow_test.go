@@ -89,8 +89,10 @@ func (p plan) follow(ctx context.Context) (json.RawMessage, error) {
 		os.Exit(3)
 	case "fail":
 		return nil, p.note(ctx, "fails", func(context.Context) error { return errors.New("failed as told") })
-	case "send too much":
-		return nil, handlers.Send(ctx, "shout", 1, "go", strings.Repeat("x", 2<<20))
+	case "too much":
+		return p.tooMuch(ctx)
+	case "swell":
+		return p.swell(ctx)
 	case "output":
 		return json.RawMessage(`"from the child"`), nil
 	}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
 	"github.com/pgqrs/pgqrsd/handlers/host"
 	"github.com/pgqrs/pgqrsd/store"
@@ -42,6 +44,7 @@ type job struct {
 	recalled bool  // asked back because it did not start
 	asked    bool  // a Settle that held it failed; it may have been recorded
 	size     int   // of the payload, and of a run's steps and signals
+	carried  int   // bytes of a run as it is sent to a handler, with what it recorded since
 	news     int64 // of a run, as it was when it was leased; see store.Wait
 	started  time.Time
 	outcome  store.Outcome
@@ -93,6 +96,9 @@ func (q *queue) admit(consumer store.Consumer, cfg QueueConfig, asked time.Time,
 		p.TimeoutMs = timeout.Milliseconds()
 		p.EnqueuedAtUs = m.EnqueuedAt.UnixMicro()
 		p.Headers, p.Payload = m.Headers, m.Payload
+		if runs != nil {
+			j.carried = proto.Size(p)
+		}
 		out = append(out, p)
 	}
 	q.size += (float64(sizes)/float64(len(msgs)) - q.size) / 2

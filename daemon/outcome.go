@@ -56,7 +56,7 @@ func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
 	o.Version = r.Version
 	var err error
 	if o.Enqueue, err = q.followUps(r.GetEnqueue()); err == nil {
-		o.Steps, err = q.steps(r.GetSteps())
+		err = q.lastSteps(&o, r.GetSteps())
 	}
 	if err != nil {
 		return store.Outcome{Lease: j.lease, Kind: store.OutcomeDiscard, Error: err.Error()}

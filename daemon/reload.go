@@ -93,7 +93,8 @@ func monotonicMicros() int64 {
 func (d *Daemon) hostSettings() host.Settings {
 	settings := d.settings.Load()
 	return host.Settings{
-		Handlers:    settings.Handlers,
-		Concurrency: func(queue string) int { return settings.queueConfig(queue).Concurrency },
+		Handlers:     settings.Handlers,
+		Concurrency:  func(queue string) int { return settings.queueConfig(queue).Concurrency },
+		DrainTimeout: settings.DrainTimeout,
 	}
 }

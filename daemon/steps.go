@@ -48,9 +48,9 @@ func (q *queue) Steps(version string, calls []*handlerpb.StepCall) {
 		refused = append(refused, host.Reply{Ref: host.Ref{ID: c.GetId(), Claim: c.GetClaim()}, StepReply: r})
 	}
 	for i, c := range calls {
-		steps, err := q.steps(c.GetSteps())
+		steps, at, err := q.steps(c.GetSteps())
 		if err != nil {
-			refuse(c, &handlerpb.StepReply{Error: err.Error()})
+			refuse(c, &handlerpb.StepReply{Error: err.Error(), Refused: uint32(at + 1)})
 			continue
 		}
 		slab[i] = call{number: c.GetNumber(), outcome: store.Outcome{Kind: store.OutcomeStep, Steps: steps, Version: version}}
@@ -69,6 +69,10 @@ func (q *queue) Steps(version string, calls []*handlerpb.StepCall) {
 		case q.bytes+size > maxCallBytes && q.bytes > 0:
 			refuse(c, &handlerpb.StepReply{Error: fmt.Sprintf("%d bytes of results and steps of queue %s wait to be recorded; try again later", q.bytes, q.name)})
 		default:
+			if at, why := j.carry(p.outcome.Steps); why != "" {
+				refuse(c, &handlerpb.StepReply{Error: why, Refused: uint32(at + 1)})
+				break
+			}
 			p.outcome.Lease = j.lease
 			q.results = append(q.results, entry{j, p})
 			q.bytes += size
@@ -80,18 +84,19 @@ func (q *queue) Steps(version string, calls []*handlerpb.StepCall) {
 	q.record.raise()
 }
 
-// steps are a handler's steps in the store's words.
-func (q *queue) steps(in []*handlerpb.Step) ([]store.StepResult, error) {
+// steps are a handler's steps in the store's words. The error is about the step
+// at an index.
+func (q *queue) steps(in []*handlerpb.Step) (out []store.StepResult, at int, err error) {
 	if len(in) == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
-	out := make([]store.StepResult, len(in))
+	out = make([]store.StepResult, len(in))
 	for i, s := range in {
 		if err := q.step(&out[i], s); err != nil {
-			return nil, fmt.Errorf("step %s[%d] cannot be recorded: %w", shorten(s.GetName(), store.MaxStepName), s.GetOccurrence(), err)
+			return nil, i, err
 		}
 	}
-	return out, nil
+	return out, 0, nil
 }
 
 func (q *queue) step(r *store.StepResult, s *handlerpb.Step) error {
@@ -129,11 +134,14 @@ func (q *queue) stepKind(r *store.StepResult, s *handlerpb.Step) error {
 		r.Signal = s.GetSignal()
 	case store.StepSend:
 		// The payload is kept with the signal.
-		r.Send = &store.NewSignal{Run: s.GetRun(), Topic: s.GetTopic(), Payload: s.GetOutput(), Key: s.GetKey()}
 		r.Output = nil
+		if r.State == store.StepFailed {
+			return nil // it was refused
+		}
+		r.Send = &store.NewSignal{Run: s.GetRun(), Topic: s.GetTopic(), Payload: s.GetOutput(), Key: s.GetKey()}
 		if len(r.Send.Payload) > 0 {
 			if err := q.d.cfg.Validator.Validate(r.Send.Payload); err != nil {
-				return fmt.Errorf("the signal to run %d: %w", r.Send.Run, err)
+				return fmt.Errorf("the signal to run %d cannot be sent: %w", r.Send.Run, mended(err))
 			}
 		}
 	case store.StepChild:
@@ -142,7 +150,7 @@ func (q *queue) stepKind(r *store.StepResult, s *handlerpb.Step) error {
 		}
 		if len(child.GetPayload()) > 0 {
 			if err := q.d.cfg.Validator.Validate(child.GetPayload()); err != nil {
-				return fmt.Errorf("the input of workflow %q: %w", child.GetQueue(), err)
+				return fmt.Errorf("workflow %q cannot be started with its input: %w", child.GetQueue(), mended(err))
 			}
 		}
 		r.Child = &store.NewRun{Workflow: child.GetQueue(), Input: child.GetPayload(), Delay: millis(child.GetDelayMs()), Headers: child.GetHeaders()}
@@ -170,6 +178,7 @@ func (q *queue) recordedCall(t *tally, e entry, answer store.Settled, r *handler
 		r.Halt = host.HaltRelease
 	default:
 		r.Error = "the step cannot be recorded: " + answer.Err.Error()
+		r.Refused = uint32(atFault(o.Steps) + 1)
 	}
 	t.replies = append(t.replies, e.reply(r))
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
@@ -57,6 +58,8 @@ type branch struct {
 	wait   wait  // while it is parked
 	parked bool
 	wake   chan struct{} // has room for one token
+	live   *liveStep     // whose body runs
+	slow   *time.Timer   // shows it
 }
 
 type branchKey struct{}

@@ -28,6 +28,7 @@ type flow struct {
 	// over holds sleeps that are over and go with the next thing recorded.
 	over    []*handlerpb.Step
 	signals []*handlerpb.Signal // that no step has taken
+	shown   []*liveStep         // that progress tells of, oldest first
 	verdict *verdict
 	// panicked is a panic or a Goexit of the author's, which comes before the verdict.
 	panicked error
@@ -168,6 +169,11 @@ func (f *flow) record(b *branch, step *handlerpb.Step) {
 	f.job.lane.session.out.record(c)
 	reply := <-c.replies
 	if reply.Error != "" {
+		if int(reply.Refused) == len(c.pb.Steps) && refuse(step, reply.Error) {
+			f.again(c.pb.Steps[:len(c.pb.Steps)-1])
+			f.record(b, step)
+			return
+		}
 		f.fail(&recordError{step.Name, reply.Error})
 	}
 	f.heed(reply.Halt)

@@ -39,6 +39,7 @@ type job struct {
 	// What the outbox knows of it, guarded by its lock.
 	finished bool
 	beat     *handlerpb.Beat // waits to be sent
+	spoke    bool            // its author has told of its progress
 	result   handlerpb.Result
 }
 
@@ -193,6 +194,9 @@ func Info(ctx context.Context) JobInfo {
 // unknown, and a message for people. It costs little and never blocks; when
 // calls come faster than they can be sent, the last one counts. It does nothing
 // when ctx is no job's, or the job has ended.
+//
+// Of a run whose author says nothing by it, progress tells by itself which step
+// runs, once its body has run for longer than a second.
 func Progress(ctx context.Context, percent float64, message string) {
 	j := jobOf(ctx)
 	if j == nil {

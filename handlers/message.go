@@ -21,8 +21,10 @@ func SendKey(key string) SendOption { return func(s *handlerpb.Step) { s.Key = k
 // was nothing is sent: the step is shown as failed in the run's timeline, but the
 // run carries on.
 //
-// The error is that the payload cannot be encoded, the topic or the key is
-// invalid, or ctx is not a workflow's.
+// When the payload breaks a rule for payloads, such as that of their size, the
+// step has failed, and the error is a [*StepError]. Others are that the payload
+// cannot be encoded, the topic or the key is invalid, and that ctx is not a
+// workflow's.
 func Send(ctx context.Context, name string, run int64, topic string, payload any, opts ...SendOption) error {
 	p, err := come(ctx, kindSend, name)
 	if err != nil {
@@ -30,7 +32,7 @@ func Send(ctx context.Context, name string, run int64, topic string, payload any
 	}
 	defer p.leave()
 	if p.record != nil {
-		return nil
+		return p.refusal(p.record)
 	}
 	fail := func(err error) error {
 		return unusable{fmt.Errorf("send signal %q to run %d in step %s: %w", topic, run, p.name, err)}
@@ -51,15 +53,18 @@ func Send(ctx context.Context, name string, run int64, topic string, payload any
 			return fail(err)
 		}
 	}
+	limit(s, "the signal's payload", s.Output)
 	p.branch.flow.record(p.branch, s)
-	return nil
+	return p.refusal(s)
 }
 
 // SetEvent publishes value under a name for those outside who watch the run, as
 // a step of that name. Publishing under it again replaces the value. The value
 // is encoded as JSON.
 //
-// The error is that the value cannot be encoded, or ctx is not a workflow's.
+// When the value is larger than 16 MiB, or than the run has room for, the step
+// has failed, and the error is a [*StepError]. Others are that the value cannot be
+// encoded, and that ctx is not a workflow's.
 func SetEvent(ctx context.Context, name string, value any) error {
 	p, err := come(ctx, kindEvent, name)
 	if err != nil {
@@ -67,15 +72,16 @@ func SetEvent(ctx context.Context, name string, value any) error {
 	}
 	defer p.leave()
 	if p.record != nil {
-		return nil
+		return p.refusal(p.record)
 	}
 	s := p.step(handlerpb.StepState_STEP_STATE_SUCCEEDED)
 	s.Topic = name
 	if s.Output, err = encodePayload(value); err != nil {
 		return unusable{fmt.Errorf("set event %s: %w", name, err)}
 	}
+	limit(s, "the event's value", s.Output)
 	p.branch.flow.record(p.branch, s)
-	return nil
+	return p.refusal(s)
 }
 
 // Child starts a run of another workflow, as a step called name, in the
@@ -83,8 +89,8 @@ func SetEvent(ctx context.Context, name string, value any) error {
 // a process, a slot or a lease. input is encoded as JSON; json.RawMessage and
 // []byte are that already. Delay and Headers may be given, a Priority may not.
 //
-// When the child has failed or was cancelled the error is a [*StepError]. Others
-// are that the input cannot be encoded, workflow or an option is invalid, the
+// When the child has failed or was cancelled, or its input breaks a rule for
+// payloads, such as that of their size, the error is a [*StepError]. Others are that the input cannot be encoded, workflow or an option is invalid, the
 // child's output cannot be decoded into Out, and that ctx is not a workflow's.
 func Child[Out any](ctx context.Context, name, workflow string, input any, opts ...EnqueueOption) (Out, error) {
 	var out Out
@@ -123,8 +129,14 @@ func (p *place) child(workflow string, input any, opts []EnqueueOption) error {
 		}
 		w.step = p.step(handlerpb.StepState_STEP_STATE_WAITING)
 		w.step.Child = msg
+		if limit(w.step, "the input", msg.Payload); w.step.Child == nil {
+			p.branch.flow.record(p.branch, w.step)
+			p.record = w.step
+			return nil
+		}
 	}
-	p.branch.park(w) // does not return: another lease brings the result
+	p.branch.park(w) // returns only if the child cannot be: another lease brings its result
+	p.record = w.step
 	return nil
 }
 

@@ -114,6 +114,12 @@ func (o *outbox) grant(l *lane, concurrency int) {
 func (o *outbox) progress(j *job, percent float64, message string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	j.spoke = true
+	o.beatOf(j, percent, message)
+}
+
+// beatOf has a job's progress sent. The lock is held.
+func (o *outbox) beatOf(j *job, percent float64, message string) {
 	switch {
 	case j.finished || o.closed:
 		return

@@ -34,8 +34,10 @@ func Backoff(first, most time.Duration) StepOption {
 	return StepOption{first: first, max: min(max(first, most), maxBackoff)}
 }
 
-// StepTimeout is how long one try of a step may take: its ctx ends then. The
-// default is the rest of the run's own timeout.
+// StepTimeout is how long one try of a step may take: its ctx ends then, and the
+// error that the body returns is recorded as "timed out after". A body that does
+// not heed its ctx goes on, which a line of the run's log says, until the run's
+// own timeout. That is the default.
 func StepTimeout(d time.Duration) StepOption { return StepOption{timeout: max(d, 1)} }
 
 // maxBackoff keeps the arithmetic from overflowing.
@@ -168,6 +170,7 @@ type liveStep struct {
 	policy StepOption
 	tries  int
 	began  time.Time
+	shown  bool // as progress; guarded by the flow's lock
 }
 
 // Value implements context.Context.
@@ -212,18 +215,17 @@ func (s *liveStep) next() bool {
 
 // try runs the body once. A panic is an error of its own.
 func (s *liveStep) try(body func(context.Context) ([]byte, error)) (output []byte, err error) {
-	var ctx context.Context = s
-	if s.policy.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(s, s.policy.timeout, &timeoutError{s.policy.timeout})
-		defer cancel()
-	}
 	defer func() {
 		if v := recover(); v != nil {
 			output, err = nil, &panicError{v, panicStack()}
 		}
 	}()
-	return body(ctx)
+	s.branch.watch(s)
+	defer s.branch.unwatch(s)
+	if s.policy.timeout > 0 {
+		return s.tryInTime(body)
+	}
+	return body(s)
 }
 
 // conclude records what became of a try, or ends the branch when that is not to

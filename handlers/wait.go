@@ -32,7 +32,7 @@ func (w *wait) due(now time.Time) bool {
 }
 
 // park lets the branch wait. It returns when the time has come and others have
-// kept the run going. Otherwise the run gives up its lease, which ends this
+// kept the run going, or when the step was refused. Otherwise the run gives up its lease, which ends this
 // goroutine, and the code comes here again with the next one.
 func (b *branch) park(w wait) {
 	f := b.flow
@@ -41,6 +41,9 @@ func (b *branch) park(w wait) {
 		// The run goes on, maybe for long: what it waits for begins now.
 		f.mu.Unlock()
 		f.record(b, w.step)
+		if w.step.State == handlerpb.StepState_STEP_STATE_FAILED {
+			return
+		}
 		w.step = nil
 		f.mu.Lock()
 	}

@@ -74,11 +74,22 @@ func progressText(p *store.Progress) string {
 	if p == nil {
 		return ""
 	}
-	text := p.Message
-	if p.Percent >= 0 {
-		text = strings.TrimSpace(fmt.Sprintf("%.0f%% %s", p.Percent, p.Message))
+	text := progressWords(p)
+	if text == "" {
+		return ""
 	}
 	return text + " (" + since(p.At) + " ago)"
+}
+
+// progressWords is what a job said last; empty if there is nothing to say.
+func progressWords(p *store.Progress) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Percent >= 0:
+		return strings.TrimSpace(fmt.Sprintf("%.0f%% %s", p.Percent, p.Message))
+	}
+	return p.Message
 }
 
 func (a *app) messageList() *cobra.Command {

@@ -23,11 +23,15 @@ func runNow(r store.Run) string {
 		}
 		return text
 	case store.RunRunning, store.RunCancelling:
-		switch {
-		case r.Pausing:
-			return fmt.Sprintf("worker %d, pausing", r.Worker)
-		case r.Worker > 0:
-			return fmt.Sprintf("worker %d", r.Worker)
+		if r.Worker > 0 {
+			text := fmt.Sprintf("worker %d", r.Worker)
+			if r.Pausing {
+				text += ", pausing"
+			}
+			if at := progressWords(r.Progress); at != "" {
+				text += ", " + at
+			}
+			return text
 		}
 	case store.RunFailed:
 		return view.LastError(r)
@@ -47,10 +51,19 @@ func why(r store.Run, steps []store.StepRecord) string {
 		if r.Pausing {
 			text += ", and pauses at its next step"
 		}
+		if at := isAt(r); at != "" {
+			text += ": " + at
+		}
 		return text
 	case store.RunPaused:
 		return fmt.Sprintf("is paused; `pgqrsd workflow resume %d` lets it carry on", r.ID)
 	case store.RunCancelling:
+		switch at := isAt(r); {
+		case strings.HasPrefix(at, "step "):
+			return "is being cancelled: stops after " + at
+		case at != "":
+			return "is being cancelled: stops at its next step; " + at
+		}
 		return "is being cancelled: stops at its next step"
 	case store.RunWaiting:
 		if r.Wait != nil {
@@ -72,6 +85,15 @@ func others(steps []store.StepRecord) string {
 		return ""
 	}
 	return fmt.Sprintf("; and %d more of its steps wait, see below", waiting-1)
+}
+
+// isAt is what a run that has a worker is at, since when, as far as it says so.
+func isAt(r store.Run) string {
+	at := progressWords(r.Progress)
+	if at == "" {
+		return ""
+	}
+	return at + " since " + timeOfDay(r.Progress.At, time.Now())
 }
 
 // waitsFor names what a run waits for; steps say more about it, if they are known.

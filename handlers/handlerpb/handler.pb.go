@@ -1890,12 +1890,17 @@ func (x *StepCall) GetSteps() []*Step {
 type StepReply struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	// Set when the steps could not be recorded: the attempt must fail with it.
+	// Set when the steps could not be recorded: the attempt must fail with it,
+	// unless refused says more.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Set when the run must stop now, its steps being recorded: "cancel" answers
 	// with OUTCOME_CANCEL, "pause" with OUTCOME_WAIT, "release" (its lease is lost,
 	// or the daemon stops) with OUTCOME_RELEASE.
-	Halt          string `protobuf:"bytes,3,opt,name=halt,proto3" json:"halt,omitempty"`
+	Halt string `protobuf:"bytes,3,opt,name=halt,proto3" json:"halt,omitempty"`
+	// Set beside error when one step of the call is at fault, such as by its size:
+	// which, from 1. It would be so again; the handler may call again with that
+	// step as STEP_STATE_FAILED with the error, so that the run can go on.
+	Refused       uint32 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1949,6 +1954,13 @@ func (x *StepReply) GetHalt() string {
 		return x.Halt
 	}
 	return ""
+}
+
+func (x *StepReply) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
 }
 
 type Description_Queue struct {
@@ -2219,11 +2231,12 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x03 \x01(\x03R\x05claim\x12,\n" +
-	"\x05steps\x18\x04 \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\"M\n" +
+	"\x05steps\x18\x04 \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\"g\n" +
 	"\tStepReply\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
-	"\x04halt\x18\x03 \x01(\tR\x04halt*\xab\x01\n" +
+	"\x04halt\x18\x03 \x01(\tR\x04halt\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\rR\arefused*\xab\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x11\n" +

@@ -46,7 +46,8 @@ type Result struct {
 	// Enqueued are the follow-up messages.
 	Enqueued []Message
 	// Progress is what the job said of its progress. When it says more than can
-	// be sent some of it is left out, but never the last.
+	// be sent some of it is left out, but never the last. A run that says nothing
+	// tells of its steps that take longer than a second.
 	Progress []Progress
 	Logs     []Log
 	// Wait is what a run waits for, for Wait.

@@ -72,14 +72,26 @@ func (p *process) lastResult(j *job, now time.Duration, crash string) Result {
 	r.Started = true
 	r.Elapsed = now - j.started
 	switch {
+	case j.evicted:
+		// That pgqrsd had its process end is not the job's fault.
+		r.Outcome = handlerpb.Outcome_OUTCOME_RELEASE
+		r.Error = crash + " while the job ran"
+		if j.stuck {
+			r.Error = ignored(j, p.host.cfg.CancelGrace)
+		}
 	case j.stuck && j.timedOut(now):
 		r.Error = fmt.Sprintf("timed out after %s and ignored its cancellation; its process was killed", j.timeout)
 	case j.stuck:
-		r.Error = fmt.Sprintf("was cancelled (%s) and did not stop within %s; its process was killed", j.reason, p.host.cfg.CancelGrace)
+		r.Error = ignored(j, p.host.cfg.CancelGrace)
 	default:
 		r.Error = crash + " while the job ran"
 	}
 	return r
+}
+
+// ignored is the error of a job that went on after its cancellation.
+func ignored(j *job, grace time.Duration) string {
+	return fmt.Sprintf("was cancelled (%s) and did not stop within %s; its process was killed", j.reason, grace)
 }
 
 // suspect marks the jobs that may have begun although no Started had come when

@@ -30,13 +30,14 @@
 //   - It crashed, or broke off its stream.
 //   - It answered no pings for PingTimeout.
 //   - It was drained: replaced, removed, or at the daemon's stop. What still
-//     runs after DrainTimeout is killed with it.
+//     runs after DrainTimeout is cancelled, and killed with it CancelGrace later.
 //   - It has a job that runs on CancelGrace after its timeout or cancellation.
 //     Another process takes over, the other jobs may finish, and the stuck one
 //     is killed with the process.
 //
 // Jobs that had started come back with OUTCOME_RETRY, the others with
-// OUTCOME_RELEASE, and never before the process is dead: until then nobody may
+// OUTCOME_RELEASE, as do those that were cancelled after the drain: that is not
+// their fault. None comes before the process is dead: until then nobody may
 // give up their leases. What a process had room to run when it crashed counts as
 // started, because a job that ends its process at once does so before it can
 // be told that it began; if it cost no attempt, it would go on for ever.

@@ -31,7 +31,8 @@ type Config struct {
 	// PingInterval and PingTimeout find processes that hang; defaults 5s and 30s.
 	PingInterval, PingTimeout time.Duration
 	// DrainTimeout is how long the running jobs of a process that was replaced,
-	// removed or holds a stuck job may take before it is killed; default 30s.
+	// removed or holds a stuck job may take before they are cancelled; default
+	// 30s. Settings may have another.
 	DrainTimeout time.Duration
 	// CancelGrace is how long a job may run on after its timeout or its
 	// cancellation before its process is killed; default 10s.
@@ -61,6 +62,8 @@ type Settings struct {
 	Handlers map[string]HandlerSettings
 	// Concurrency says how many jobs of a queue may run at once.
 	Concurrency func(queue string) int
+	// DrainTimeout takes the place of Config's; 0 is that one.
+	DrainTimeout time.Duration
 }
 
 // HandlerSettings are one handler binary's.
@@ -119,8 +122,9 @@ type Result struct {
 	// if it had not come to say so.
 	Started bool
 	// Crashed says that the process ended, or was killed, before the job had a
-	// result; Error says how. Outcome is then RETRY for a started job and
-	// RELEASE for one that was only sent.
+	// result; Error says how. Outcome is then RETRY for a started job, and RELEASE
+	// for one that was only sent, or that had been cancelled because the process
+	// was replaced or removed.
 	Crashed bool
 	// Elapsed is how long the job ran, by the host's clock; 0 if it never started.
 	Elapsed time.Duration

@@ -235,7 +235,7 @@ func TestJobTooLargeToBeSent(t *testing.T) {
 	r := newRig(t, nil).start(map[string]fakeConfig{"alpha": {Queues: []string{"a"}}})
 	lane, sink := r.attach("a")
 	huge := jobOf(1, "done")
-	huge.Payload = make([]byte, maxJobBytes+1)
+	huge.Payload = make([]byte, MaxJobBytes+1)
 	large := jobOf(2, "quiet")
 	large.Payload = fmt.Appendf(nil, `{"text": %q}`, strings.Repeat("x", 20<<20))
 	send(t, lane, huge, large, jobOf(3, "done"))

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (h *Host) onStartFailed(u *unit, reason why, err error) {
 	case u.stuck:
 		// There is no replacement, but the stuck job has to end.
 		log.Error("handler could not be replaced", "error", err)
-		h.retireCurrent(u, "had a job that would not stop, was replaced")
+		h.retireCurrent(u, stuckReason)
 		h.crashed(u, err.Error())
 	case errors.As(err, &refused) && (reason != whyRestart || !u.served):
 		h.refuse(u, refused)
@@ -210,7 +211,7 @@ func (h *Host) letIn(u *unit, l *launched) {
 	if before != nil {
 		reason := "was replaced"
 		if u.stuck {
-			reason = "had a job that would not stop, was replaced"
+			reason = stuckReason
 		}
 		h.retire(u, before, reason)
 	}
@@ -220,10 +221,13 @@ func (h *Host) letIn(u *unit, l *launched) {
 	h.log.Info("handler serves", "handler", u.name, "pid", p.child.pid, "queues", p.queueNames(), "version", l.desc.GetVersion())
 }
 
+// stuckReason follows "the handler", as all reasons of retire do.
+const stuckReason = "was replaced because it had a job that would not stop"
+
 func (h *Host) retire(u *unit, p *process, reason string) {
 	u.old[p] = true
 	p.closePorts()
-	p.retire(reason, h.cfg.DrainTimeout, true)
+	p.retire(reason, cmp.Or(h.applied.DrainTimeout, h.cfg.DrainTimeout), true)
 }
 
 func (h *Host) retireCurrent(u *unit, reason string) {

@@ -302,23 +302,6 @@ func TestLateButNotStuckJobKeepsItsProcess(t *testing.T) {
 	}
 }
 
-func TestRetiredProcessIsKilledAfterTheDrainTimeout(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.DrainTimeout = 200 * time.Millisecond })
-	r.start(map[string]fakeConfig{"alpha": {Queues: []string{"a"}}})
-	pid := r.untilState("alpha", Serving).PID
-	lane, sink := r.attach("a")
-	send(t, lane, jobOf(1, "sleep:1h"))
-	sink.untilStarted(1)
-	r.put("alpha", fakeConfig{Queues: []string{"a"}, Version: "2"})
-	want := fmt.Sprintf("handler alpha (pid %d) was replaced and killed 200ms later while the job ran", pid)
-	if res := sink.result(1); res.Outcome != retry || !res.Crashed || res.Error != want {
-		t.Errorf("result %+v, want %q", res, want)
-	}
-	if s := r.untilState("alpha", Serving); s.Restarts != 0 {
-		t.Errorf("status %+v", s)
-	}
-}
-
 func TestGrandchildThatHoldsTheOutputBlocksNothing(t *testing.T) {
 	for _, how := range []string{"group", "session"} {
 		t.Run(how, func(t *testing.T) {

@@ -111,6 +111,9 @@ type job struct {
 	reason    string // of the cancellation
 	// unstartedOnly says that the cancellation is void once the job starts.
 	unstartedOnly bool
+	// evicted says that it was cancelled because its process must go, through no
+	// fault of its own: its attempt is not counted.
+	evicted bool
 	// overdue says that the job was found past its time once, stuck that it
 	// was found so twice: its process must go.
 	overdue, stuck bool

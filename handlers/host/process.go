@@ -67,6 +67,7 @@ type process struct {
 	// Of a retired process, by clock; 0 is not yet, and for limit never.
 	drainAsked, endAsked, limit time.Duration
 	retiredWhy                  string
+	evicting                    bool // limit has come: its jobs were cancelled
 
 	killOnce   sync.Once
 	clientGone chan struct{}

@@ -77,12 +77,12 @@ func (p *process) sortCalls(calls []*handlerpb.StepCall, now time.Duration) (unk
 		j := p.jobs[Ref{c.Id, c.Claim}]
 		if j == nil || j.sent == 0 {
 			unknown = Ref{c.Id, c.Claim}
-			p.refuseCall(c, "the attempt that the call speaks of is not in flight")
+			p.refuseCall(c, 0, "the attempt that the call speaks of is not in flight")
 			continue
 		}
 		p.begin(j, now)
-		if why := j.refusesCall(c); why != "" {
-			p.refuseCall(c, why)
+		if at, why := j.refusesCall(c); why != "" {
+			p.refuseCall(c, at, why)
 			continue
 		}
 		j.calls++
@@ -98,29 +98,30 @@ func (p *process) sortCalls(calls []*handlerpb.StepCall, now time.Duration) (unk
 	return unknown
 }
 
-// refusesCall says why a call cannot be taken; empty if it can.
-func (j *job) refusesCall(c *handlerpb.StepCall) string {
+// refusesCall says why a call cannot be taken, and which of its steps is at
+// fault, as StepReply.refused does; empty if it can.
+func (j *job) refusesCall(c *handlerpb.StepCall) (at uint32, why string) {
 	switch {
 	case j.port.kind != handlerpb.Description_KIND_WORKFLOW:
-		return fmt.Sprintf("queue %s is described as one of jobs; only runs of workflows have steps", j.port.queue.name)
+		return 0, fmt.Sprintf("queue %s is described as one of jobs; only runs of workflows have steps", j.port.queue.name)
 	case j.calls >= maxOpenCalls:
-		return fmt.Sprintf("the run has %d step calls open; wait for replies before making more", j.calls)
+		return 0, fmt.Sprintf("the run has %d step calls open; wait for replies before making more", j.calls)
 	case len(c.Steps) == 0:
-		return "the call names no step"
+		return 0, "the call names no step"
 	case len(c.Steps) > maxCallSteps:
-		return fmt.Sprintf("the call has %d steps, the limit is %d", len(c.Steps), maxCallSteps)
+		return 0, fmt.Sprintf("the call has %d steps, the limit is %d", len(c.Steps), maxCallSteps)
 	}
 	return cleanSteps(c.Steps)
 }
 
-func (p *process) refuseCall(c *handlerpb.StepCall, why string) {
-	p.outbox.replies = append(p.outbox.replies, &handlerpb.StepReply{Number: c.Number, Error: why})
+func (p *process) refuseCall(c *handlerpb.StepCall, at uint32, why string) {
+	p.outbox.replies = append(p.outbox.replies, &handlerpb.StepReply{Number: c.Number, Error: why, Refused: at})
 }
 
 // cleanSteps makes the texts of steps storable, and says why the steps cannot
-// be recorded; empty if they may be.
-func cleanSteps(steps []*handlerpb.Step) string {
-	for _, s := range steps {
+// be recorded, and which of them, from 1; empty if they may be.
+func cleanSteps(steps []*handlerpb.Step) (at uint32, why string) {
+	for i, s := range steps {
 		s.Name, s.Kind, s.Topic, s.Key = cleanText(s.Name), cleanText(s.Kind), cleanText(s.Topic), cleanText(s.Key)
 		if s.Error != "" {
 			s.Error = cutText(s.Error, maxText)
@@ -129,11 +130,11 @@ func cleanSteps(steps []*handlerpb.Step) string {
 			cleanEnqueue(c)
 		}
 		if n := len(s.Output); n > maxStepOutput {
-			return fmt.Sprintf("the output of step %s is %d bytes large, the limit is %d; keep what is large elsewhere and return where it is",
+			return uint32(i + 1), fmt.Sprintf("the output of step %s is %d bytes large, the limit is %d; keep what is large elsewhere and return where it is",
 				cutText(s.Name, 128), n, maxStepOutput)
 		}
 	}
-	return ""
+	return 0, ""
 }
 
 // carriesOn reports whether the process's handler carries on runs of a version:

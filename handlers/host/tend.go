@@ -110,19 +110,19 @@ func (p *process) findStuck(now time.Duration) {
 // retire lets the process take no more jobs: it finishes what it has and
 // exits. Jobs that wait in the host are given back; with dropUnstarted those
 // that wait in the process are, too. What still runs after limit (0 is never)
-// ends with the process; why is then part of its error.
+// is evicted.
 func (p *process) retire(why string, limit time.Duration, dropUnstarted bool) {
 	now := p.clock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retired = true
+	why = "the handler " + why
 	if limit > 0 && p.limit == 0 {
-		p.limit = now + limit
-		p.retiredWhy = fmt.Sprintf("%s and killed %s later", why, limit)
+		p.limit, p.retiredWhy = now+limit, why
 	}
 	for _, j := range p.jobs {
 		if j.sent == 0 || (dropUnstarted && j.started == 0) {
-			p.cancelJob(j, "the handler "+why, true, now)
+			p.cancelJob(j, why, true, now)
 		}
 	}
 	if p.drainAsked == 0 {
@@ -131,6 +131,30 @@ func (p *process) retire(why string, limit time.Duration, dropUnstarted bool) {
 	}
 	poke(p.wake)
 	poke(p.nudge)
+}
+
+// evict cancels the jobs that have outlasted the drain, as the daemon does when
+// it stops: that the process goes is pgqrsd's doing, so what they come to now
+// costs them no attempt. One that does not stop within CancelGrace is stuck, and
+// ends with the process. A job that was past its time before answers for itself.
+func (p *process) evict() {
+	now := p.clock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.evicting = true
+	n := 0
+	for _, j := range p.jobs {
+		if j.sent == 0 || j.timedOut(now) || (j.cancelled != 0 && !j.unstartedOnly) {
+			continue
+		}
+		j.evicted = true
+		p.cancelJob(j, p.retiredWhy, false, now)
+		n++
+	}
+	if n > 0 {
+		p.log.Warn("jobs are cancelled because "+p.retiredWhy, "pid", p.child.pid, "jobs", n, "grace", p.host.cfg.CancelGrace.String())
+	}
+	poke(p.wake)
 }
 
 // advance sees a retired process to its end.
@@ -148,8 +172,7 @@ func (p *process) advance() {
 		}
 	}
 	left, drained, ending := len(p.jobs)+len(p.local), p.drained, p.ending
-	late := p.limit > 0 && now > p.limit
-	why := p.retiredWhy
+	late := p.limit > 0 && now > p.limit && !p.evicting
 	p.mu.Unlock()
 
 	switch {
@@ -163,6 +186,6 @@ func (p *process) advance() {
 	case stuck == left:
 		p.kill("had a job that would not stop, and was killed")
 	case late:
-		p.kill(why)
+		p.evict()
 	}
 }

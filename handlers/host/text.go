@@ -101,7 +101,7 @@ func cleanHalt(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 // cleanResultSteps checks the steps of a result. What cannot be recorded now
 // could not be after another attempt.
 func cleanResultSteps(r *handlerpb.Result, kind handlerpb.Description_Kind) {
-	why := cleanSteps(r.Steps)
+	_, why := cleanSteps(r.Steps)
 	if kind != handlerpb.Description_KIND_WORKFLOW {
 		why = "the handler answered a job with steps, which only runs of workflows have"
 	}

@@ -150,6 +150,10 @@ func (j *job) start(now time.Duration) {
 // told has run for at most the time since it was sent.
 func (j *job) result(r *handlerpb.Result, now time.Duration) Result {
 	cleanResult(r, j.port.kind)
+	if j.evicted && r.Outcome == handlerpb.Outcome_OUTCOME_RETRY {
+		// It failed because the process goes. That is not the job's fault.
+		*r = handlerpb.Result{Id: r.Id, Claim: r.Claim, Outcome: handlerpb.Outcome_OUTCOME_RELEASE, Error: r.Error}
+	}
 	out := Result{Result: r, Version: j.port.process.version}
 	switch {
 	case j.started != 0:
@@ -210,7 +214,7 @@ func (p *process) send(pt *port, l *Lane, jobs []*handlerpb.Job) error {
 		j := &slab[i]
 		pt.push(j)
 		switch {
-		case j.wire > maxJobBytes:
+		case j.wire > MaxJobBytes:
 			p.giveBack(j, tooLarge(j))
 		case !pt.carriesOn(j.pb.Version):
 			p.giveBack(j, putOff(j.pb))
@@ -230,10 +234,10 @@ func wireSize(j *handlerpb.Job) int64 {
 
 // tooLarge is the result of a job that no frame can hold.
 func tooLarge(j *job) *handlerpb.Result {
-	why := fmt.Sprintf("the job takes %d bytes, more than the %d that can be sent to a handler", j.wire, maxJobBytes)
+	why := fmt.Sprintf("the job takes %d bytes, more than the %d that can be sent to a handler", j.wire, MaxJobBytes)
 	if steps, signals := len(j.pb.Steps), len(j.pb.Signals); steps+signals > 0 {
 		why = fmt.Sprintf("the run takes %d bytes with its %d recorded steps and %d signals, more than the %d that can be sent to a handler; let steps keep what is large elsewhere and return where it is",
-			j.wire, steps, signals, maxJobBytes)
+			j.wire, steps, signals, MaxJobBytes)
 	}
 	return &handlerpb.Result{Id: j.ref.ID, Claim: j.ref.Claim, Outcome: handlerpb.Outcome_OUTCOME_DISCARD, Error: why}
 }

@@ -16,9 +16,9 @@ const (
 	frameReplies = 256
 )
 
-// maxJobBytes is the largest payload that fits into a message with the rest of
-// a frame.
-const maxJobBytes = handlers.MaxMessageBytes - 1<<20
+// MaxJobBytes is the largest job that fits into a message with the rest of a
+// frame, a run's recorded steps and signals included.
+const MaxJobBytes = handlers.MaxMessageBytes - 1<<20
 
 // outbox is what waits to be written, besides jobs. The process's mutex guards it.
 type outbox struct {
@@ -96,7 +96,7 @@ func (p *process) fillJobs(f *handlerpb.HostFrame, now time.Duration) bool {
 		for len(f.Jobs) < frameJobs {
 			limit := left
 			if len(f.Jobs) == 0 {
-				limit = maxJobBytes
+				limit = MaxJobBytes
 			}
 			j := pt.pop(limit)
 			if j == nil {

@@ -33,6 +33,10 @@ type op struct {
 	Tries int `json:"tries,omitempty"`
 	Fail  int `json:"fail,omitempty"`
 	Die   int `json:"die,omitempty"`
+	// Timeout of a step's tries, in milliseconds.
+	Timeout int `json:"timeout,omitempty"`
+	// Deaf makes a step wait for its gate whatever becomes of its ctx.
+	Deaf bool `json:"deaf,omitempty"`
 	// UnlessFile makes a step fail for good until the file exists in GATES.
 	UnlessFile string `json:"unless_file,omitempty"`
 	// Run and Payload of a signal to send; Payload of an event.
@@ -79,7 +83,11 @@ func (o op) do(ctx context.Context) (string, error) {
 	wait := time.Duration(o.MS) * time.Millisecond
 	switch o.Op {
 	case "step":
-		return handlers.Step(ctx, o.Name, o.body, handlers.Tries(max(o.Tries, 1)), handlers.Backoff(wait, wait))
+		options := []handlers.StepOption{handlers.Tries(max(o.Tries, 1)), handlers.Backoff(wait, wait)}
+		if o.Timeout > 0 {
+			options = append(options, handlers.StepTimeout(time.Duration(o.Timeout)*time.Millisecond))
+		}
+		return handlers.Step(ctx, o.Name, o.body, options...)
 	case "sleep":
 		if o.Until != 0 {
 			wait = time.Until(time.UnixMilli(o.Until)) // recorded by the first call
@@ -135,6 +143,9 @@ func (o op) body(ctx context.Context) (string, error) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	if o.Gate != "" {
+		if o.Deaf {
+			ctx = context.WithoutCancel(ctx)
+		}
 		if err := waitForFile(ctx, o.Gate); err != nil {
 			return "", err
 		}

@@ -117,8 +117,10 @@ func (q *queue) wait(j *job, w *handlerpb.Wait) (*store.Wait, error) {
 	// What the run has seen is what it was sent, whatever the handler says.
 	out := &store.Wait{Kind: store.WaitKind(w.GetKind()), For: shorten(w.GetFor(), maxWaitFor), Delay: -1, News: j.news}
 	switch out.Kind {
-	case "", pausedWait:
+	case pausedWait:
 		return pausing(j.news), nil
+	case "":
+		out.Kind = store.WaitSleep // the kind is for people; how long it waits is said beside it
 	case store.WaitVersion:
 		out.Delay = jittered(versionWait)
 		q.m.stranded.Inc()

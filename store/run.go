@@ -126,8 +126,10 @@ type RunControl interface {
 	// too. It returns the status after it. Cancelling again changes nothing.
 	Cancel(ctx context.Context, id int64, descend bool) (RunStatus, error)
 	// Pause keeps a run from carrying on: it stops at its next step boundary, or
-	// is not begun. Resume lets it carry on. Neither costs an attempt. Both are
-	// idempotent.
+	// is not begun. Resume lets it carry on; a delay of its start or of its next
+	// attempt still counts from when it began. A run that waits for a handler of
+	// its version is ready at once, for one that may have come. Neither costs an
+	// attempt. Both are idempotent.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
 	// Retry carries a failed run on: in each branch its last failed step, and what

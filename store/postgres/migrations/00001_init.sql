@@ -131,6 +131,7 @@ create table {{schema}}.runs (
     news       bigint not null default 0, -- what has come to it so far
     cancelling boolean not null default false,
     paused     boolean not null default false,
+    held_until timestamptz, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed. Null: it did not suspend itself,
     -- and nothing but the time wakes it.
     wait_kind  text,

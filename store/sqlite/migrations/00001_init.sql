@@ -127,6 +127,7 @@ CREATE TABLE runs (
     news       INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
     paused     INTEGER NOT NULL DEFAULT 0,
+    held_until INTEGER, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed; NULL if it did not suspend itself,
     -- and then nothing but the time wakes it.
     wait_kind  TEXT,

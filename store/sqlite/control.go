@@ -164,7 +164,7 @@ SELECT w.paused OR coalesce(w.wait_kind = 'version', 0),
     CASE WHEN w.wait_kind IS NOT NULL OR d.due_at IS NULL THEN 0 WHEN d.due_at < ` + neverText + ` THEN d.due_at ELSE coalesce(w.held_until, 0) END
 FROM runs w LEFT JOIN delayed d ON d.message_id = w.run_id WHERE w.run_id = ?1`
 	sqlDelayUntil = `UPDATE delayed SET due_at = ?2 WHERE message_id = ?1`
-	sqlUnpause = `UPDATE runs SET paused = 0, held_until = NULL, news = news + 1 WHERE run_id = ?1`
+	sqlUnpause    = `UPDATE runs SET paused = 0, held_until = NULL, news = news + 1 WHERE run_id = ?1`
 )
 
 func (w workflows) Pause(ctx context.Context, id int64) error {

@@ -27,6 +27,8 @@ func runStepCases() []testCase {
 		{"WaitWithoutLimit", waitForEver},
 		{"WaitOfNothing", waitNothing},
 		{"WaitForAVersion", waitVersion},
+		{"WakeStranded", wakeStranded},
+		{"Unserved", unserved},
 		{"StepWaits", stepWaits},
 		{"StepTriesAgain", stepTries},
 		{"AcquireAfterWaiting", acquireWaiting},

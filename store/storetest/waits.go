@@ -68,32 +68,6 @@ func waitNothing(f *fixture) {
 	f.state(l.ID, store.Leased, 0)
 }
 
-// waitVersion: a run that no handler carries on waits, is counted, and keeps its
-// own version.
-func waitVersion(f *fixture) {
-	c, l := f.leasedRun()
-	o := stepping(l, result("one", `1`))
-	o.Version = "v1"
-	f.settleAs(c, store.Leased, o)
-	o = waiting(l, time.Minute)
-	o.Version, o.Wait.Kind, o.Wait.For = "v2", store.WaitVersion, "v1"
-	f.settleAs(c, store.Delayed, o)
-	r := f.status(l.ID, store.RunWaiting)
-	equal(f, "version", r.Version, "v1")
-	equal(f, "wait's kind", r.Wait.Kind, store.WaitVersion)
-	equal(f, "what for", r.Wait.For, "v1")
-	a := f.admin()
-	stats, err := a.SystemStats(f.ctx)
-	f.ok(err)
-	equal(f, "stranded", stats.Stranded, 1)
-	f.clock.Advance(time.Minute)
-	f.promote(a, 1, 1, -1)
-	equal(f, "attempt", f.take1(c).Attempt, 1)
-	stats, err = a.SystemStats(f.ctx)
-	f.ok(err)
-	equal(f, "stranded", stats.Stranded, 0)
-}
-
 func stepWaits(f *fixture) {
 	c, l := f.leasedRun()
 	sleep := store.StepResult{StepKey: key("nap"), Kind: store.StepSleep, State: store.StepWaiting, Delay: time.Hour}

@@ -118,7 +118,9 @@ type Event struct {
 type RunControl interface {
 	// Send leaves a signal for a run and wakes it if it waits, for whatever.
 	// created is false if a signal of this key was there before. A signal that
-	// arrives before, while or after the run waits for it is never lost.
+	// arrives before, while or after the run waits for it is never lost. A run
+	// that has MaxSignals, or MaxSignalBytes of them, which no step has taken gets
+	// no more: ErrSignalsFull.
 	Send(ctx context.Context, s NewSignal) (id int64, created bool, err error)
 	// Cancel ends a run: one that no worker has at once, as cancelled; one that
 	// is leased at its next step boundary (RunCancelling until then), whatever

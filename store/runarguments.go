@@ -4,18 +4,31 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Limits of what names the things of a run, in bytes.
 const (
-	// MaxTopic is the longest topic of a signal, and the longest name of an event.
-	MaxTopic = 256
+	// MaxTopic is the longest topic of a signal, and the longest name of an event:
+	// they name steps, beside which branches have room.
+	MaxTopic = 200
 	// MaxSignalKey is the longest key of a signal.
 	MaxSignalKey = 512
+	// MaxRunKey is the longest key of a run.
+	MaxRunKey = 1024
 	// MaxVersion is the longest version of a handler.
 	MaxVersion = 256
 	// MaxWaitFor is the longest Wait.For.
 	MaxWaitFor = 512
+)
+
+// How many signals that no step has taken one run may have, and how many bytes
+// their payloads: all of them travel with the run each time it is leased, and its
+// steps and its input want room beside them. A few more may come to be there when
+// several are sent at the same moment.
+const (
+	MaxSignals     = 10_000
+	MaxSignalBytes = 8 << 20
 )
 
 var (
@@ -25,10 +38,14 @@ var (
 )
 
 // ValidateTopic accepts a signal's topic or an event's name: 1 to MaxTopic
-// bytes of UTF-8 without NUL.
+// bytes of UTF-8 without NUL and "/". A step that receives is called as the topic,
+// and what stands before a slash there is a branch.
 func ValidateTopic(topic string) error {
 	if topic == "" {
 		return fmt.Errorf("topic is empty: %w", ErrInvalid)
+	}
+	if strings.Contains(topic, "/") {
+		return fmt.Errorf("topic %.40q holds a \"/\", which stands between branches and steps: %w", topic, ErrInvalid)
 	}
 	return validateText("topic", topic, MaxTopic)
 }
@@ -59,10 +76,7 @@ func validateRun(v *Validator, r NewRun) error {
 	if err := ValidateNew(v, msg); err != nil {
 		return err
 	}
-	if CleanText(r.Key) != r.Key {
-		return fmt.Errorf("key %q is not UTF-8 without NUL: %w", r.Key, ErrInvalid)
-	}
-	return nil
+	return validateText("key", r.Key, MaxRunKey)
 }
 
 // Message is the message that a new run is.

@@ -168,7 +168,8 @@ type StepResult struct {
 	// StepFailed with its last error) and wakes the parent.
 	Child *NewRun
 	// Send is the signal that a StepSend sends, in the same transaction. To a run
-	// that has ended or is not there it records the step as failed instead.
+	// that has ended or is not there it records the step as failed instead; one that
+	// has as many as it may have refuses the outcome as ErrSignalsFull.
 	Send *NewSignal
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	sqlSignalRun = `select s.signal, s.created, s.woken from {{schema}}.signal_run($2, $3, $4::text::json, $5, {{now}}) s`
+	sqlSignalRun = `select s.signal, s.created, s.woken, s."full" from {{schema}}.send_outside($2, $3, $4::text::json, $5, {{now}}) s`
 
 	// sqlRunPlace says where a run is; queue is its queue's id.
 	sqlRunPlace = `
@@ -133,13 +133,20 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 		return 0, false, fmt.Errorf("%s: %w", op, err)
 	}
 	var id *int64
-	var created bool
+	var created *bool
 	var woken *string
+	var full bool
 	args := []any{t.s.now(), sig.Run, sig.Topic, orNull(sig.Payload), sig.Key}
-	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken); err != nil {
+	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken, &full); err != nil {
 		return 0, false, err
 	}
 	if id == nil {
+		if full {
+			if _, err := t.s.openRun(ctx, op, sig.Run); err != nil {
+				return 0, false, err
+			}
+			return 0, false, t.s.fail(ctx, op, store.ErrSignalsFull)
+		}
 		_, err := t.s.openRun(ctx, op, sig.Run)
 		if err == nil { // it was there a moment ago, or is only now
 			err = t.s.fail(ctx, op, store.ErrTerminal)
@@ -149,7 +156,7 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 	if woken != nil {
 		t.s.notifier.add(*woken)
 	}
-	return *id, created, nil
+	return *id, *created, nil
 }
 
 // Cancel ends a run, and with descend those that it started. The run itself

@@ -25,6 +25,7 @@ func liveRun(q querier, id int64) (runPlace, error) {
 }
 
 const (
+	sqlOpenSignals  = `SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM signals WHERE run_id = ?1 AND NOT taken`
 	sqlFindSignal   = `SELECT id FROM signals WHERE run_id = ?1 AND key = ?2`
 	sqlInsertSignal = `INSERT INTO signals (run_id, topic, key, payload, sent_at) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id`
 )
@@ -55,6 +56,14 @@ func orNothing(err error) error {
 	return err
 }
 
+// signalsFull says whether a run has as many signals that no step has taken as it
+// may have, with one more of so many bytes.
+func signalsFull(q querier, run int64, size int) (bool, error) {
+	var n, bytes int64
+	err := q.row(sqlOpenSignals, []any{run}, &n, &bytes)
+	return n >= store.MaxSignals || bytes+int64(size) > store.MaxSignalBytes, err
+}
+
 // addSignal stores a signal unless there is one of its key.
 func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 	if s.Key != "" {
@@ -65,6 +74,13 @@ func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 		if len(ids) > 0 {
 			return ids[0], false, nil
 		}
+	}
+	full, err := signalsFull(t, s.Run, len(s.Payload))
+	if err != nil {
+		return 0, false, err
+	}
+	if full {
+		return 0, false, store.ErrSignalsFull
 	}
 	payload := "null"
 	if len(s.Payload) > 0 {

@@ -167,6 +167,7 @@ CREATE TABLE signals (
     taken   INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX signals_run ON signals (run_id);
+CREATE INDEX signals_open ON signals (run_id) WHERE NOT taken;
 CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
 
 -- What runs have published.

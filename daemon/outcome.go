@@ -106,8 +106,12 @@ func outcomeBytes(o *store.Outcome) int {
 	return n
 }
 
+// stepCost is what a step takes besides its texts: its entry, its reply, its share
+// of a call.
+const stepCost = 512
+
 func stepBytes(s *store.StepResult) int {
-	n := len(s.Output) + len(s.Error)
+	n := stepCost + len(s.Name) + len(s.Topic) + len(s.Output) + len(s.Error)
 	if s.Child != nil {
 		n += len(s.Child.Input)
 	}

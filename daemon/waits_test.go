@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -39,5 +40,43 @@ func TestWaits(t *testing.T) {
 				t.Errorf("the run waits as %+v, want kind %s for %s", w, tt.kind, tt.most)
 			}
 		})
+	}
+}
+
+// A step that finds no room to be recorded costs its run no attempt: the run
+// carries on once there is room.
+func TestCallsThatFindNoRoomCostNoAttempt(t *testing.T) {
+	cfg := testConfig(t, openSQLite(t))
+	cfg.Defaults.MaxAttempts = 1
+	f := run(t, cfg)
+	id := f.begin(plan{Do: "wait", File: f.path("go"), Diary: f.path("diary")})
+	f.eventually("the step waits", func() bool { return len(f.noted(f.path("diary"))) == 2 })
+	f.d.mu.Lock()
+	q := f.d.queues["flow"]
+	f.d.mu.Unlock()
+	full := func(bytes int) {
+		q.mu.Lock()
+		q.bytes += bytes
+		q.mu.Unlock()
+		q.room.raise()
+	}
+	full(maxCallBytes)
+	f.touch("go")
+	f.reaches(id, store.RunQueued)
+	full(-maxCallBytes)
+	f.reaches(id, store.RunSucceeded)
+	if r := f.run(id); len(r.Errors) > 0 {
+		t.Errorf("the run has errors %+v", r.Errors)
+	}
+	if got := f.noted(f.path("diary")); !slices.Equal(got, []string{"before", "waits", "waits", "after"}) {
+		t.Errorf("the bodies that ran are %q", got)
+	}
+}
+
+// Many small steps take memory too.
+func TestStepsCountWithoutTheirTexts(t *testing.T) {
+	o := store.Outcome{Kind: store.OutcomeStep, Steps: make([]store.StepResult, 1000)}
+	if n := outcomeBytes(&o); n < 1000*stepCost {
+		t.Errorf("1,000 steps count for %d bytes", n)
 	}
 }

@@ -32,6 +32,7 @@ func runStepCases() []testCase {
 		{"StepWaits", stepWaits},
 		{"StepTriesAgain", stepTries},
 		{"AcquireAfterWaiting", acquireWaiting},
+		{"AcquireOfWhatElseWaits", acquireOther},
 		{"RunsOwnRetry", runRetryIsNoWait},
 	}
 }

@@ -445,7 +445,24 @@ returns text language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
 declare
     halt text;
+    why  text;
 begin
+    -- What the daemon checks of the steps that it records; the output as well is to
+    -- be what every reader of it can keep.
+    why := case
+        when complete_step.run is null or complete_step.worker is null or complete_step.claim is null then 'the run or its lease is null'
+        when coalesce(complete_step.name, '') = '' then 'the name is empty'
+        when octet_length(complete_step.name) > 256 then format('the name is %s bytes long, the limit is 256', octet_length(complete_step.name))
+        when coalesce(complete_step.occurrence not between 0 and 2147483647, true) then 'the occurrence is negative, too large or null'
+        when coalesce(complete_step.position < 0, true) then 'the position is negative or null'
+        when octet_length(complete_step.output::text) > 16777216
+            then format('the output is %s bytes long, the limit is 16777216', octet_length(complete_step.output::text))
+        when {{schema}}.nested_deeper(complete_step.output, 500) then 'the output is nested deeper than 500' end;
+    if why is not null then
+        raise exception 'complete step %[%] of run %: %', left(complete_step.name, 256), complete_step.occurrence, complete_step.run, why
+            using errcode = '22023';
+    end if;
+    perform complete_step.output::jsonb; -- which refuses NUL and half a surrogate pair
     perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
         and complete_step.run = any(c.ids) for key share;
     if found then

@@ -317,6 +317,9 @@ func explain(err error) (int, failure) {
 	case errors.Is(err, store.ErrTerminal):
 		body.Rule = "terminal"
 		return http.StatusConflict, body
+	case errors.Is(err, store.ErrSignalsFull):
+		body.Rule = "signals_full"
+		return http.StatusConflict, body
 	case errors.Is(err, store.ErrKeyConflict):
 		body.Rule = "key_conflict"
 		return http.StatusConflict, body

@@ -125,8 +125,12 @@ func outcomeBytes(o *store.Outcome) int {
 // placeBytes is about how much memory a place holds beside its branch.
 const placeBytes = 24
 
+// stepCost is what a step takes besides its texts: its entry, its reply, its share
+// of a call.
+const stepCost = 512
+
 func stepBytes(s *store.StepResult) int {
-	n := len(s.Output) + len(s.Error)
+	n := stepCost + len(s.Name) + len(s.Topic) + len(s.Output) + len(s.Error)
 	if s.Child != nil {
 		n += len(s.Child.Input)
 	}

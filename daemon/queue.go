@@ -27,11 +27,12 @@ type queue struct {
 	end  context.CancelFunc
 	done chan struct{}
 
-	news   signal       // messages may be ready, or the consumer's state changed
-	room   signal       // handlers may have room
-	record signal       // there are results
-	keep   signal       // there are jobs to keep
-	parked atomic.Int64 // since when it waits for news alone; 0 if it does not
+	offered offered
+	news    signal       // messages may be ready, or the consumer's state changed
+	room    signal       // handlers may have room
+	record  signal       // there are results
+	keep    signal       // there are jobs to keep
+	parked  atomic.Int64 // since when it waits for news alone; 0 if it does not
 
 	mu       sync.Mutex
 	cfg      QueueConfig
@@ -58,6 +59,7 @@ type queue struct {
 	// since that was said.
 	stranded     map[string]int
 	strandedSaid time.Time
+	strays       strays
 }
 
 const (

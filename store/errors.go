@@ -32,6 +32,9 @@ var (
 	ErrSchemaVersion = errors.New("schema version mismatch")
 	// ErrKeyConflict says that a run of the same key was started with another input.
 	ErrKeyConflict = errors.New("key already used with another input")
+	// ErrSignalsFull says that a run has as many signals that it has not received
+	// as it may have; see MaxSignals. It may receive some of them later.
+	ErrSignalsFull = errors.New("too many signals wait to be received")
 	// ErrInvalid says that an argument breaks a rule; the message names it.
 	ErrInvalid = errors.New("invalid")
 	// ErrDSN says that the DSN cannot be understood, or names no database of

@@ -127,6 +127,9 @@ type SystemStats struct {
 	// Stranded are the runs that wait for a handler of their version; Delayed
 	// counts them too.
 	Stranded int64
+	// Unserved are the ready runs of workflows that have no consumer anywhere;
+	// Ready counts them too.
+	Unserved int64
 	Workers  map[WorkerState]int64
 	// SchemaVersion is the installed schema's version.
 	SchemaVersion int64

@@ -127,7 +127,9 @@ type Event struct {
 type RunControl interface {
 	// Send leaves a signal for a run and wakes it if it waits, for whatever.
 	// created is false if a signal of this key was there before. A signal that
-	// arrives before, while or after the run waits for it is never lost.
+	// arrives before, while or after the run waits for it is never lost. A run
+	// that has MaxSignals, or MaxSignalBytes of them, which no step has taken gets
+	// no more: ErrSignalsFull.
 	Send(ctx context.Context, s NewSignal) (id int64, created bool, err error)
 	// Cancel ends a run: one that no worker has at once, as cancelled; one that
 	// is leased at its next step boundary (RunCancelling until then), whatever
@@ -135,9 +137,11 @@ type RunControl interface {
 	// too. It returns the status after it. Cancelling again changes nothing.
 	Cancel(ctx context.Context, id int64, descend bool) (RunStatus, error)
 	// Pause keeps a run from carrying on: it stops at its next step boundary
-	// (Run.Pausing until then), or is not begun. Resume lets it carry on. Neither
-	// costs an attempt. Both are idempotent. A run that is being cancelled cannot
-	// be paused: ErrInvalid.
+	// (Run.Pausing until then), or is not begun. Resume lets it carry on; a delay
+	// of its start or of its next attempt still counts from when it began. A run
+	// that waits for a handler of its version is ready at once, for one that may
+	// have come. Neither costs an attempt. Both are idempotent. A run that is being
+	// cancelled cannot be paused: ErrInvalid.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
 	// Retry carries a failed run on, its attempts starting at zero. It forgets what

@@ -4,18 +4,31 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Limits of what names the things of a run, in bytes.
 const (
-	// MaxTopic is the longest topic of a signal, and the longest name of an event.
-	MaxTopic = 256
+	// MaxTopic is the longest topic of a signal, and the longest name of an event:
+	// they name steps, beside which branches have room.
+	MaxTopic = 200
 	// MaxSignalKey is the longest key of a signal.
 	MaxSignalKey = 512
+	// MaxRunKey is the longest key of a run.
+	MaxRunKey = 1024
 	// MaxVersion is the longest version of a handler.
 	MaxVersion = 256
 	// MaxWaitFor is the longest Wait.For.
 	MaxWaitFor = 512
+)
+
+// How many signals that no step has taken one run may have, and how many bytes
+// their payloads: all of them travel with the run each time it is leased, and its
+// steps and its input want room beside them. A few more may come to be there when
+// several are sent at the same moment.
+const (
+	MaxSignals     = 10_000
+	MaxSignalBytes = 8 << 20
 )
 
 var (
@@ -25,10 +38,14 @@ var (
 )
 
 // ValidateTopic accepts a signal's topic or an event's name: 1 to MaxTopic
-// bytes of UTF-8 without NUL.
+// bytes of UTF-8 without NUL and "/". A step that receives is called as the topic,
+// and what stands before a slash there is a branch.
 func ValidateTopic(topic string) error {
 	if topic == "" {
 		return Invalidf("the topic is empty")
+	}
+	if strings.Contains(topic, "/") {
+		return Invalidf("topic %.40q holds a \"/\", which stands between branches and steps", topic)
 	}
 	return validateText("topic", topic, MaxTopic)
 }
@@ -62,10 +79,7 @@ func validateRun(v *Validator, r NewRun) error {
 	if err := ValidateNew(v, msg); err != nil {
 		return err
 	}
-	if CleanText(r.Key) != r.Key {
-		return Invalidf("key %q is not UTF-8 without NUL", r.Key)
-	}
-	return nil
+	return validateText("key", r.Key, MaxRunKey)
 }
 
 // Message is the message that a new run is.
@@ -86,7 +100,7 @@ func validateRunOutcome(o Outcome) error {
 		return err
 	}
 	if len(o.Failed) > 0 && o.Kind != OutcomeDiscard {
-		return fmt.Errorf("outcome %s says which steps have ended the run; only discard may: %w", o.Kind, ErrInvalid)
+		return Invalidf("outcome %s says which steps have ended the run; only discard may", o.Kind)
 	}
 	for _, p := range o.Failed {
 		if err := ValidatePlace(p); err != nil {
@@ -107,7 +121,7 @@ func validateRunOutcome(o Outcome) error {
 // ValidatePlace accepts a place that a step may have.
 func ValidatePlace(p Place) error {
 	if outside(p.Position) {
-		return fmt.Errorf("position %d is negative or too large: %w", p.Position, ErrInvalid)
+		return Invalidf("position %d is negative or too large", p.Position)
 	}
 	return validateText("branch", p.Branch, MaxStepName)
 }

@@ -63,6 +63,10 @@ type Workflows interface {
 	Delete(ctx context.Context, id int64) error
 	// Steps lists a run's recorded steps in the order of recording.
 	Steps(ctx context.Context, run int64) ([]StepRecord, error)
+	// WakeStranded makes ready at most limit runs of a workflow that wait for a
+	// handler of one of these versions, or of any version if there are none, and
+	// returns how many they were. Those that are paused stay as they are.
+	WakeStranded(ctx context.Context, workflow string, versions []string, limit int) (int64, error)
 	// Load returns what leased runs carry on from, in the order of ids; a run
 	// that nothing is recorded of has the zero state with its id. It is a constant
 	// number of statements.
@@ -184,7 +188,8 @@ type StepResult struct {
 	// StepFailed with its last error) and wakes the parent.
 	Child *NewRun
 	// Send is the signal that a StepSend sends, in the same transaction. To a run
-	// that has ended or is not there it records the step as failed instead.
+	// that has ended or is not there it records the step as failed instead; one that
+	// has as many as it may have refuses the outcome as ErrSignalsFull.
 	Send *NewSignal
 }
 

@@ -1817,8 +1817,9 @@ func (x *Step) GetKey() string {
 
 // StepCall asks the host to record steps of a run, all together; StepReply
 // answers once they are on disk. number pairs them within the stream. A run may
-// have many calls open, but none when it sends its result. Recording a step that
-// is recorded already changes nothing and is no error.
+// have many calls open, but none when it sends its result, unless its time is
+// over or it was cancelled. Recording a step that is recorded already changes
+// nothing and is no error.
 type StepCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`

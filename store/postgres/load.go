@@ -27,8 +27,8 @@ where s.state <> 'running' order by s.run_id, s.seq`
 
 	sqlLoadSignals = `
 select ` + signalColumns + ` from unnest($1::bigint[]) i(id)
-cross join lateral (select * from {{schema}}.signals g where g.run_id = i.id offset 0) g
-where g.taken_name is null order by g.run_id, g.id`
+cross join lateral (select * from {{schema}}.signals g where g.run_id = i.id and g.taken_name is null offset 0) g
+order by g.run_id, g.id`
 )
 
 // Load returns what leased runs carry on from.

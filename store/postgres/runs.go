@@ -125,16 +125,10 @@ func (s *Store) CreateWorkflow(ctx context.Context, run store.NewRun) (int64, bo
 	return s.Workflows().Insert(ctx, run)
 }
 
-// maxRunKey is what fits into an index.
-const maxRunKey = 1024
-
 func (t workflows) Insert(ctx context.Context, run store.NewRun) (int64, bool, error) {
 	op := fmt.Sprintf("start workflow %q", run.Workflow)
 	if err := store.ValidateRun(run); err != nil {
 		return 0, false, fmt.Errorf("%s: %w", op, err)
-	}
-	if len(run.Key) > maxRunKey {
-		return 0, false, store.Invalidf("%s: key %.40q: at most %d bytes", op, run.Key, maxRunKey)
 	}
 	msg := run.Message()
 	p, err := packMessages([]store.NewMessage{msg})
@@ -354,5 +348,10 @@ func (t workflows) Delete(ctx context.Context, id int64) error {
 }
 
 func (t workflows) Steps(ctx context.Context, run int64) ([]store.StepRecord, error) {
-	return rows(ctx, t.s, fmt.Sprintf("steps of run %d", run), sqlStepList, []any{t.s.now(), run}, scanStep)
+	op := fmt.Sprintf("steps of run %d", run)
+	found, err := rows(ctx, t.s, op, sqlStepList, []any{t.s.now(), run}, scanStep)
+	if err == nil && len(found) == 0 {
+		_, err = t.s.runPlace(ctx, op, run)
+	}
+	return found, err
 }

@@ -38,7 +38,8 @@ select
     case
         when exists (select from {{schema}}.runs r where r.run_id = i.target)
             and (exists (select from {{schema}}.delayed d where d.id = i.target)
-                or exists (select from {{schema}}.messages m where m.id = i.target)) then 'open'
+                or exists (select from {{schema}}.messages m where m.id = i.target))
+            then case when {{schema}}.signals_full(i.target, 0) then 'full' else 'open' end
         when exists (select from {{schema}}.archive a where a.id = i.target) then 'ended'
         else '' end,
     coalesce((select r.run_id from {{schema}}.runs r where i.key <> '' and r.key = i.key
@@ -97,7 +98,7 @@ type waitingRun struct {
 type stepLook struct {
 	state  store.StepState // "" if it is not there
 	free   bool            // the signal is there and nobody's
-	target string          // open, ended or ""
+	target string          // open, full, ended or ""
 	keyed  int64           // the run that has the child's key
 }
 
@@ -229,6 +230,9 @@ func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook,
 			return store.Invalidf("signal %d is not there, or is taken by another step", s.Signal)
 		}
 		taking[s.Signal] = this
+	}
+	if s.Send != nil && l.target == "full" {
+		return fmt.Errorf("send signal %q to run %d: %w", s.Send.Topic, s.Send.Run, store.ErrSignalsFull)
 	}
 	if s.Child == nil {
 		return nil

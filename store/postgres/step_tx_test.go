@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,5 +173,47 @@ func TestCompleteStepHoldsTheLease(t *testing.T) {
 	}
 	if l := lease1(t, b); l.ID != id || len(load1(t, s, id).Steps) != 1 {
 		t.Errorf("leased %+v, with the steps %+v", l, load1(t, s, id).Steps)
+	}
+}
+
+// What the daemon would not record, an application's transaction does not either.
+func TestCompleteStepRefuses(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	startRun(t, s, "q")
+	l := lease1(t, c)
+	long := strings.Repeat("x", store.MaxStepName+1)
+	tests := map[string]struct {
+		name       any
+		occurrence any
+		position   any
+		output     any
+		state      string
+	}{
+		"no name":             {"", 0, 0, "1", "22023"},
+		"null name":           {nil, 0, 0, "1", "22023"},
+		"long name":           {long, 0, 0, "1", "22023"},
+		"negative occurrence": {"a", -1, 0, "1", "22023"},
+		"null occurrence":     {"a", nil, 0, "1", "22023"},
+		"large occurrence":    {"a", 1 << 31, 0, "1", "22023"},
+		"negative position":   {"a", 0, -1, "1", "22023"},
+		"null position":       {"a", 0, nil, "1", "22023"},
+		"large output":        {"a", 0, 0, `"` + strings.Repeat("x", store.MaxOutputBytes) + `"`, "22023"},
+		"deep output":         {"a", 0, 0, strings.Repeat("[", 501) + strings.Repeat("]", 501), "22023"},
+		"NUL":                 {"a", 0, 0, `"\u0000"`, "22P05"},
+		"half a pair":         {"a", 0, 0, `"\ud800"`, "22P02"},
+		"the largest":         {long[1:], 1<<31 - 1, 1<<31 - 1, strings.Repeat("[", 500) + strings.Repeat("]", 500), ""},
+		"no output":           {"b", 0, 0, nil, ""},
+	}
+	for name, tt := range tests {
+		_, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, $4, $5, $6, $7::text::json)`),
+			l.ID, l.Worker, l.Claim, tt.name, tt.occurrence, tt.position, tt.output)
+		if (err == nil) != (tt.state == "") || err != nil && !isState(err, tt.state) {
+			t.Errorf("%s: %v, want state %q", name, err, tt.state)
+		}
+	}
+	if n := len(load1(t, s, l.ID).Steps); n != 2 {
+		t.Errorf("%d steps are recorded, want 2", n)
 	}
 }

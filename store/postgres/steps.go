@@ -27,8 +27,12 @@ const (
 step as (
     insert into {{schema}}.steps as s (run_id, name, occurrence, state, tries, started_at)
     select id, $5, $6, 'running', 1, {{now}} from held
-    on conflict (run_id, name, occurrence) do update set tries = s.tries + 1, state = 'running'
+    on conflict (run_id, name, occurrence) do update set tries = s.tries + 1, state = 'running', due_at = null
         where s.state = 'running' or s.state = 'waiting' and s.kind = 'step'
+),
+begun as (
+    insert into {{schema}}.runs as r (run_id, queue_id, begun_at) select id, queue_id, {{now}} from held
+    on conflict (run_id) do update set begun_at = excluded.begun_at where r.begun_at is null
 )
 select exists (select from held)`
 

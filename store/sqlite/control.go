@@ -27,6 +27,7 @@ func liveRun(q querier, id int64) (runPlace, error) {
 }
 
 const (
+	sqlOpenSignals  = `SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM signals WHERE run_id = ?1 AND NOT taken`
 	sqlFindSignal   = `SELECT id FROM signals WHERE run_id = ?1 AND key = ?2`
 	sqlInsertSignal = `INSERT INTO signals (run_id, topic, key, payload, sent_at) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id`
 )
@@ -57,6 +58,14 @@ func orNothing(err error) error {
 	return err
 }
 
+// signalsFull says whether a run has as many signals that no step has taken as it
+// may have, with one more of so many bytes.
+func signalsFull(q querier, run int64, size int) (bool, error) {
+	var n, bytes int64
+	err := q.row(sqlOpenSignals, []any{run}, &n, &bytes)
+	return n >= store.MaxSignals || bytes+int64(size) > store.MaxSignalBytes, err
+}
+
 // addSignal stores a signal unless there is one of its key.
 func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 	if s.Key != "" {
@@ -67,6 +76,13 @@ func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 		if len(ids) > 0 {
 			return ids[0], false, nil
 		}
+	}
+	full, err := signalsFull(t, s.Run, len(s.Payload))
+	if err != nil {
+		return 0, false, err
+	}
+	if full {
+		return 0, false, store.ErrSignalsFull
 	}
 	payload := "null"
 	if len(s.Payload) > 0 {
@@ -151,13 +167,22 @@ func (t *tx) cancel(ids []int64) error {
 }
 
 const (
+	// Until when it was to wait is noted as well.
 	sqlFlagPaused = `
-INSERT INTO runs (run_id, queue_id, paused) SELECT id, queue_id, 1 FROM messages WHERE id = ?1
-ON CONFLICT (run_id) DO UPDATE SET paused = 1`
+INSERT INTO runs (run_id, queue_id, paused, held_until)
+SELECT id, queue_id, 1, (SELECT due_at FROM delayed WHERE message_id = ?1) FROM messages WHERE id = ?1
+ON CONFLICT (run_id) DO UPDATE SET paused = 1, held_until = excluded.held_until`
 	sqlSetAside = `
 INSERT INTO delayed (message_id, queue_id, due_at) SELECT id, queue_id, ` + neverText + ` FROM messages WHERE id = ?1
 ON CONFLICT (message_id) DO UPDATE SET due_at = excluded.due_at`
-	sqlUnpause = `UPDATE runs SET paused = 0, news = news + 1 WHERE run_id = ?1`
+	// Whether a run can be resumed, and until when it waits then: one that did not
+	// suspend itself waits for its start or its next attempt as it had to before.
+	sqlResumable = `
+SELECT w.paused OR coalesce(w.wait_kind = 'version', 0),
+    CASE WHEN w.wait_kind IS NOT NULL OR d.due_at IS NULL THEN 0 WHEN d.due_at < ` + neverText + ` THEN d.due_at ELSE coalesce(w.held_until, 0) END
+FROM runs w LEFT JOIN delayed d ON d.message_id = w.run_id WHERE w.run_id = ?1`
+	sqlDelayUntil = `UPDATE delayed SET due_at = ?2 WHERE message_id = ?1`
+	sqlUnpause    = `UPDATE runs SET paused = 0, held_until = NULL, news = news + 1 WHERE run_id = ?1`
 )
 
 func (w workflows) Pause(ctx context.Context, id int64) error {
@@ -192,16 +217,25 @@ func (w workflows) Pause(ctx context.Context, id int64) error {
 func (w workflows) Resume(ctx context.Context, id int64) error {
 	err := w.d.write(ctx, flushed, func(t *tx) error {
 		run, err := liveRun(t, id)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !run.paused:
+		}
+		var resumable bool
+		var until int64
+		if err := t.rows(sqlResumable, []any{id}, scanInto(func() {}, &resumable, &until)); err != nil {
+			return err
+		}
+		if !resumable {
 			return errNothing
 		}
 		if _, err := t.exec(sqlUnpause, id); err != nil {
 			return err
 		}
 		t.wake(run.queue)
+		if until > t.now {
+			_, err := t.exec(sqlDelayUntil, id, until)
+			return err
+		}
 		return t.readyNow(jsonIDs([]int64{id}))
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ type runWork struct {
 	have    map[stepID]store.StepState
 	signals map[int64]*signalPlace
 	targets map[int64]runPlace // of signals to send
+	full    map[int64]bool     // those of them that get no more
 
 	steps   stepResults
 	touched records // run, began, and where version, wait's kind and wait's name are
@@ -153,16 +154,31 @@ func (w *runWork) loadSignals(t *tx, ids idList) error {
 	})
 }
 
+// sqlFullRuns finds those runs that have as many signals that no step has taken
+// as they may have.
+const sqlFullRuns = `
+SELECT sg.run_id FROM signals sg WHERE sg.run_id IN (SELECT value FROM json_each(?1)) AND NOT sg.taken
+GROUP BY sg.run_id HAVING count(*) >= ?2 OR sum(octet_length(sg.payload)) > ?3`
+
 func (w *runWork) loadTargets(t *tx, ids []int64) error {
 	places, err := runPlaces(t, sqlRunPlaces, ids)
 	if err != nil {
 		return err
 	}
 	w.targets = make(map[int64]runPlace, len(ids))
+	w.full = make(map[int64]bool)
 	for i, id := range ids {
 		w.targets[id] = places[i]
 	}
-	return nil
+	if len(ids) == 0 {
+		return nil
+	}
+	return t.rows(sqlFullRuns, []any{jsonIDs(ids), store.MaxSignals, store.MaxSignalBytes}, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		w.full[id] = true
+		return err
+	})
 }
 
 // place is what is known of the run of an outcome; zero for a job.
@@ -219,6 +235,9 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult) (refused, e
 				return store.Invalidf("step %s: signal %d is taken or not this run's", r.Text(), r.Signal), nil
 			}
 			taken[r.Signal] = true
+		}
+		if r.Send != nil && w.full[r.Send.Run] {
+			return fmt.Errorf("step %s[%d]: send signal %s to run %d: %w", r.Name, r.Occurrence, r.Send.Topic, r.Send.Run, store.ErrSignalsFull), nil
 		}
 		if r.Kind == store.StepChild && state != store.StepWaiting {
 			if refused, err = w.startable(t, r); refused != nil || err != nil {

@@ -17,7 +17,8 @@ const (
 INSERT INTO steps (run_id, name, occurrence, state, tries, started_at) VALUES (?1, ?2, ?3, 'running', 1, ?4)
 ON CONFLICT (run_id, name, occurrence) DO UPDATE SET
     tries = tries + (state = 'running' OR (state = 'waiting' AND kind = 'step')),
-    state = CASE WHEN state = 'waiting' AND kind = 'step' THEN 'running' ELSE state END, due_at = NULL
+    state = CASE WHEN state = 'waiting' AND kind = 'step' THEN 'running' ELSE state END,
+    due_at = CASE WHEN state = 'waiting' AND kind <> 'step' THEN due_at END
 RETURNING ` + columnsStep
 	sqlStepState  = `SELECT state FROM steps WHERE run_id = ?1 AND name = ?2 AND occurrence = ?3`
 	sqlFinishStep = `

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -62,8 +63,11 @@ func (t *tx) keyedRun(queue int64, run store.NewRun) (id int64, err error) {
 	return id, err
 }
 
+// inputHash tells inputs apart, but for white space.
 func inputHash(run store.NewRun) string {
-	sum := sha256.Sum256(run.Message().Payload)
+	var compact bytes.Buffer
+	_ = json.Compact(&compact, run.Message().Payload) // validated before
+	sum := sha256.Sum256(compact.Bytes())
 	return hex.EncodeToString(sum[:])
 }
 

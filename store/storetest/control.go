@@ -24,6 +24,9 @@ func controlCases() []testCase {
 		{"PauseLeased", pauseLeased},
 		{"PauseCostsNoAttempt", pauseCostsNothing},
 		{"ResumeBeforeItStops", resumeEarly},
+		{"ResumeKeepsDelays", resumeKeepsDelays},
+		{"ResumeKeepsADelayFromBeforeThePause", resumeKeepsBackoff},
+		{"ResumeWakesStranded", resumeStranded},
 		{"CancelPaused", cancelPaused},
 		{"CancelRacesTheEnd", cancelRacesEnd},
 		{"NoRun", controlNoRun},
@@ -243,19 +246,6 @@ func pauseCostsNothing(f *fixture) {
 		l = f.take1(c)
 		equal(f, "attempt", l.Attempt, 1)
 	}
-}
-
-// resumeEarly: a run that was resumed before it stopped does not wait for ever.
-func resumeEarly(f *fixture) {
-	c, l := f.leasedRun()
-	news := f.load(l.ID).News
-	f.pause(l.ID)
-	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
-	f.resume(l.ID)
-	o := waiting(l, -1)
-	o.Wait.News = news
-	f.settleAs(c, store.Ready, o)
-	f.take1(c)
 }
 
 // cancelRacesEnd: a run that is cancelled while it is settled ends once, and as

@@ -132,6 +132,7 @@ create table {{schema}}.runs (
     news       bigint not null default 0, -- what has come to it so far
     cancelling boolean not null default false,
     paused     boolean not null default false,
+    held_until timestamptz, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed. Null: it did not suspend itself,
     -- and nothing but the time wakes it.
     wait_kind  text,
@@ -178,6 +179,7 @@ create table {{schema}}.signals (
 );
 
 create index signals_run on {{schema}}.signals (run_id, id);
+create index signals_open on {{schema}}.signals (run_id, id) where taken_name is null;
 create unique index signals_key on {{schema}}.signals (run_id, key) where key is not null;
 
 -- What runs have published. A run that has one has a row in runs.
@@ -296,6 +298,44 @@ begin
     end if;
 end $fn$;
 
+-- Says whether a run has as many signals that no step has taken as it may have
+-- (store.MaxSignals and store.MaxSignalBytes), with one more of so many bytes.
+create function {{schema}}.signals_full(run bigint, bytes bigint)
+returns boolean language sql stable set enable_seqscan = off as $fn$
+    select count(*) >= 10000 or coalesce(sum(octet_length(g.payload::text)), 0) + signals_full.bytes > 8388608
+    from {{schema}}.signals g where g.run_id = signals_full.run and g.taken_name is null
+$fn$;
+
+-- signal_run for those outside, to whom it can be said that the run is full.
+create function {{schema}}.send_outside(run bigint, topic text, payload json, key text, at timestamptz,
+    out signal bigint, out created boolean, out woken text, out "full" boolean)
+language plpgsql set enable_seqscan = off as $fn$
+#variable_conflict use_column
+begin
+    -- One of a key that is there changes nothing.
+    "full" := {{schema}}.signals_full(send_outside.run, octet_length(send_outside.payload::text)) and not exists (
+        select from {{schema}}.signals g where g.run_id = send_outside.run and g.key = nullif(send_outside.key, ''));
+    if not "full" then
+        select s.signal, s.created, s.woken into signal, created, woken from {{schema}}.signal_run(send_outside.run,
+            send_outside.topic, send_outside.payload, send_outside.key, send_outside.at) s;
+    end if;
+end $fn$;
+
+-- Says whether JSON is nested deeper than so many arrays and objects: without its
+-- strings, innermost pairs are taken away level by level.
+create function {{schema}}.nested_deeper(value json, depth int)
+returns boolean language plpgsql immutable as $fn$
+declare
+    brackets text := translate(regexp_replace(regexp_replace(nested_deeper.value::text, '"([^"\\]|\\.)*"', '', 'g'), '[^][{}]+', '', 'g'),
+        '{}', '[]');
+begin
+    for i in 1 .. nested_deeper.depth loop
+        exit when brackets = '';
+        brackets := replace(brackets, '[]', '');
+    end loop;
+    return brackets <> '';
+end $fn$;
+
 -- Records the end of runs in the steps that started them, and wakes their
 -- parents, whose rows of runs are locked. Those that have not ended are left
 -- out. Returns the queues of those that were woken.
@@ -342,18 +382,32 @@ end $fn$;
 -- For applications: leaves a signal for a run and wakes it, within the caller's
 -- transaction. Of signals to one run with the same key the first is kept.
 -- Returns the signal's id. A run that is not there or has ended, and a job, is
--- an error, PQ003.
+-- an error, PQ003; one that has too many signals that it has not received is
+-- PQ004. The limits are those of package store.
 create function {{schema}}.send_signal(run bigint, topic text, payload json, key text default null)
 returns bigint language plpgsql as $fn$
 declare
     sent record;
 begin
-    if coalesce(send_signal.topic, '') = '' or length(send_signal.topic) > 256 then
-        raise exception 'send a signal to run %: the topic must be 1 to 256 characters long', send_signal.run using errcode = '22023';
+    if coalesce(send_signal.topic, '') = '' or octet_length(send_signal.topic) > 200 or position('/' in send_signal.topic) > 0 then
+        raise exception 'send a signal to run %: the topic must be 1 to 200 bytes long, without "/"', send_signal.run using errcode = '22023';
+    elsif octet_length(send_signal.key) > 512 then
+        raise exception 'send signal % to run %: the key is % bytes long, the limit is 512', send_signal.topic, send_signal.run,
+            octet_length(send_signal.key) using errcode = '22023';
+    elsif octet_length(send_signal.payload::text) > 1048576 then
+        raise exception 'send signal % to run %: the payload is % bytes long, the limit is 1048576', send_signal.topic, send_signal.run,
+            octet_length(send_signal.payload::text) using errcode = '22023';
+    elsif {{schema}}.nested_deeper(send_signal.payload, 64) then
+        raise exception 'send signal % to run %: the payload is nested deeper than 64', send_signal.topic, send_signal.run
+            using errcode = '22023';
     end if;
-    select s.* into sent from {{schema}}.signal_run(send_signal.run, send_signal.topic,
+    perform send_signal.payload::jsonb; -- which refuses NUL, half a surrogate pair and the like
+    select s.* into sent from {{schema}}.send_outside(send_signal.run, send_signal.topic,
         coalesce(send_signal.payload, 'null'), send_signal.key, statement_timestamp()) s;
-    if sent.signal is null then
+    if sent."full" then
+        raise exception 'send signal % to run %: too many signals wait there to be received', send_signal.topic, send_signal.run
+            using errcode = 'PQ004', hint = 'The limit is 10000, or 8 MiB of them. Send it again once the run has received some.';
+    elsif sent.signal is null then
         raise exception 'send signal % to run %: %', send_signal.topic, send_signal.run, coalesce((
             select case when q.kind = 'workflow' then 'it has ended' else 'it is a job, not a run' end
             from (
@@ -435,7 +489,24 @@ returns text language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
 declare
     halt text;
+    why  text;
 begin
+    -- What the daemon checks of the steps that it records; the output as well is to
+    -- be what every reader of it can keep.
+    why := case
+        when complete_step.run is null or complete_step.worker is null or complete_step.claim is null then 'the run or its lease is null'
+        when coalesce(complete_step.name, '') = '' then 'the name is empty'
+        when octet_length(complete_step.name) > 256 then format('the name is %s bytes long, the limit is 256', octet_length(complete_step.name))
+        when coalesce(complete_step.occurrence not between 0 and 2147483647, true) then 'the occurrence is negative, too large or null'
+        when coalesce(complete_step.position < 0, true) then 'the position is negative or null'
+        when octet_length(complete_step.output::text) > 16777216
+            then format('the output is %s bytes long, the limit is 16777216', octet_length(complete_step.output::text))
+        when {{schema}}.nested_deeper(complete_step.output, 500) then 'the output is nested deeper than 500' end;
+    if why is not null then
+        raise exception 'complete step %[%] of run %: %', left(complete_step.name, 256), complete_step.occurrence, complete_step.run, why
+            using errcode = '22023';
+    end if;
+    perform complete_step.output::jsonb; -- which refuses NUL and half a surrogate pair
     perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
         and complete_step.run = any(c.ids) for key share;
     if found then

@@ -128,6 +128,7 @@ CREATE TABLE runs (
     news       INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
     paused     INTEGER NOT NULL DEFAULT 0,
+    held_until INTEGER, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed; NULL if it did not suspend itself,
     -- and then nothing but the time wakes it.
     wait_kind  TEXT,
@@ -168,6 +169,7 @@ CREATE TABLE signals (
     taken_occurrence INTEGER
 ) STRICT;
 CREATE INDEX signals_run ON signals (run_id);
+CREATE INDEX signals_open ON signals (run_id) WHERE NOT taken;
 CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
 
 -- What runs have published.

@@ -139,7 +139,10 @@ check-builds: build
 	done
 	@go vet ./...
 	@go vet -tags failpoints ./internal/failpoint ./handlers/... ./store/...
-	@if grep -qa FAILPOINTS bin/pgqrsd; then echo 'bin/pgqrsd has failpoints' >&2; exit 1; fi
+	@$(GOBUILD) -o bin/examples/transfer ./examples/transfer
+	@for binary in bin/pgqrsd bin/examples/transfer; do \
+		if grep -qa FAILPOINTS $$binary; then echo "$$binary has failpoints" >&2; exit 1; fi; \
+	done
 
 .PHONY: check-systemd
 check-systemd:

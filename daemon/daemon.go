@@ -45,6 +45,7 @@ type Daemon struct {
 	stopping  atomic.Bool // and start no more queues
 	killing   atomic.Bool // jobs are being cancelled because the daemon stops
 	listening atomic.Bool // wake-ups arrive
+	leads     atomic.Bool // it does the maintenance
 	reported  atomic.Bool // READY was said
 
 	now     chan struct{} // closed by ReleaseNow

@@ -93,8 +93,38 @@ func (d *Daemon) handler(ctx context.Context) http.Handler {
 	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		d.fail(w, &requestError{http.StatusForbidden, "cross_origin", "requests from web pages of other origins are refused"})
 	}))
-	return guard.Handler(mux)
+	return guard.Handler(d.jsonErrors(mux))
 }
+
+// jsonErrors answers for the mux what it has no handler for, as the API answers errors.
+func (d *Daemon) jsonErrors(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refusal, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		said := refused{header: http.Header{}}
+		refusal.ServeHTTP(&said, r)
+		if said.code == http.StatusMethodNotAllowed {
+			allow := said.header.Get("Allow")
+			w.Header().Set("Allow", allow)
+			d.fail(w, &requestError{said.code, "method", fmt.Sprintf("%s takes %s, not %s", r.URL.Path, allow, r.Method)})
+			return
+		}
+		d.fail(w, &requestError{http.StatusNotFound, "unknown_path", fmt.Sprintf("there is no %s", r.URL.Path)})
+	})
+}
+
+// refused keeps what the mux would have answered, but for its text.
+type refused struct {
+	header http.Header
+	code   int
+}
+
+func (r *refused) Header() http.Header            { return r.header }
+func (r *refused) WriteHeader(code int)           { r.code = code }
+func (r *refused) Write(text []byte) (int, error) { return len(text), nil }
 
 func (d *Daemon) postMessages(w http.ResponseWriter, r *http.Request) {
 	release, err := d.takeBody(r)
@@ -286,6 +316,9 @@ func explain(err error) (int, failure) {
 		return http.StatusNotFound, body
 	case errors.Is(err, store.ErrTerminal):
 		body.Rule = "terminal"
+		return http.StatusConflict, body
+	case errors.Is(err, store.ErrSignalsFull):
+		body.Rule = "signals_full"
 		return http.StatusConflict, body
 	case errors.Is(err, store.ErrKeyConflict):
 		body.Rule = "key_conflict"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -53,9 +52,14 @@ func (a *runsAPI) route(mux *http.ServeMux) {
 		})
 	}
 	handle("POST /api/v1/workflows/{name}/runs", httpCall, a.start)
+	handle("GET /api/v1/workflows/{name}/runs", httpCall, a.list)
 	handle("GET /api/v1/runs/{id}", httpCall, a.get)
 	handle("POST /api/v1/runs/{id}/signals", httpCall, a.send)
 	handle("POST /api/v1/runs/{id}/cancel", httpCall, a.cancel)
+	handle("POST /api/v1/runs/{id}/pause", httpCall, a.steer(store.Workflows.Pause))
+	handle("POST /api/v1/runs/{id}/resume", httpCall, a.steer(store.Workflows.Resume))
+	handle("POST /api/v1/runs/{id}/retry", httpCall, a.steer(store.Workflows.Retry))
+	handle("POST /api/v1/runs/{id}/fork", httpCall, a.fork)
 	handle("GET /api/v1/runs/{id}/result", httpWrite, a.result)
 	handle("GET /api/v1/runs/{id}/events/{name}", httpWrite, a.event)
 }
@@ -77,6 +81,11 @@ func (a *runsAPI) admit(r *http.Request, in any) error {
 	if err := decodeBody(r.Body, in); err != nil {
 		return err
 	}
+	return a.open(r)
+}
+
+// open says why nothing new may be written now.
+func (a *runsAPI) open(r *http.Request) error {
 	// Say so at once instead of letting requests pile up behind connect time-outs.
 	if a.d.database.isDown() {
 		return fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, store.ErrUnavailable)
@@ -132,8 +141,8 @@ func (a *runsAPI) start(ctx context.Context, r *http.Request) (int, any, error) 
 	}
 	defer release()
 	run := store.NewRun{Workflow: r.PathValue("name"), Input: orNull(in.Input), Key: in.Key, Headers: in.Headers}
-	if err := store.ValidateQueueName(run.Workflow); err != nil {
-		return 0, nil, &requestError{http.StatusBadRequest, "workflow_name", err.Error()}
+	if err := workflowName(run.Workflow); err != nil {
+		return 0, nil, err
 	}
 	if run.Delay, err = duration("delay", in.Delay); err != nil {
 		return 0, nil, err
@@ -149,6 +158,13 @@ func (a *runsAPI) start(ctx context.Context, r *http.Request) (int, any, error) 
 		a.d.wakeQueue(run.Workflow)
 	}
 	return madeCode(created), made{id, created}, nil
+}
+
+func workflowName(name string) error {
+	if err := store.ValidateWorkflowName(name); err != nil {
+		return &requestError{http.StatusBadRequest, "workflow_name", err.Error()}
+	}
+	return nil
 }
 
 func orNull(raw json.RawMessage) json.RawMessage {
@@ -204,29 +220,6 @@ func (a *runsAPI) send(ctx context.Context, r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	return madeCode(created), made{sent, created}, nil
-}
-
-// cancelRun is the body of a cancellation; it may be missing.
-type cancelRun struct {
-	Descend bool `json:"descend"`
-}
-
-func (a *runsAPI) cancel(ctx context.Context, r *http.Request) (int, any, error) {
-	id, err := pathID(r, "run")
-	if err != nil {
-		return 0, nil, err
-	}
-	var in cancelRun
-	if r.ContentLength != 0 {
-		if err := decodeBody(io.LimitReader(r.Body, 1<<10), &in); err != nil {
-			return 0, nil, err
-		}
-	}
-	status, err := a.d.cfg.Store.Workflows().Cancel(ctx, id, in.Descend)
-	if a.d.database.note(err) != nil {
-		return 0, nil, err
-	}
-	return http.StatusOK, view.RunResult{ID: id, Status: status}, nil
 }
 
 // result answers how a run has ended: 200, or 202 when it has not.

@@ -122,14 +122,28 @@ func TestHTTPRefusals(t *testing.T) {
 		}
 		for path, want := range map[string]int{
 			"/api/v1/messages/999999": http.StatusNotFound, "/api/v1/messages/x": http.StatusBadRequest,
-			"/nothing": http.StatusNotFound, "/healthz": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusOK,
-			"/api/v1/queues/work/messages": http.StatusMethodNotAllowed,
+			"/healthz": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusOK,
 		} {
 			if code, _, body := f.call("GET", path, ""); code != want {
 				t.Errorf("GET %s is answered %d %s, want %d", path, code, body, want)
 			}
 		}
 	})
+}
+
+// What the API has no path or no method for is answered as every other error.
+func TestHTTPUnknownPathsAreAnsweredInJSON(t *testing.T) {
+	f := run(t, testConfig(t, openSQLite(t)))
+	for _, path := range []string{"/nothing", "/", "/api/v1/runs/1/nothing", "/api/v1/runs"} {
+		f.refuses(http.StatusNotFound, "unknown_path", "GET", path, "")
+	}
+	f.refuses(http.StatusMethodNotAllowed, "method", "GET", "/api/v1/queues/work/messages", "")
+	f.refuses(http.StatusMethodNotAllowed, "method", "DELETE", "/api/v1/runs/1", "")
+	_, header, body := f.call("PUT", "/api/v1/workflows/w/runs", "{}")
+	if allow := header.Get("Allow"); !strings.Contains(allow, "GET") || !strings.Contains(allow, "POST") ||
+		header.Get("Content-Type") != "application/json" || !strings.Contains(body, "not PUT") {
+		t.Errorf("a method that is not served is answered %v %s", header, body)
+	}
 }
 
 // A web page may make its visitor's browser send requests to a loopback address.

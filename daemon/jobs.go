@@ -152,7 +152,7 @@ func (q *queue) drop(j *job) {
 
 // counted publishes the counts after a change. It wants the lock.
 func (q *queue) counted() {
-	unsettled := len(q.results) + q.settling
+	unsettled := q.unsettled()
 	q.m.inFlight.Set(float64(len(q.jobs)))
 	q.m.unsettled.Set(float64(unsettled))
 	if len(q.jobs) == 0 || unsettled == 0 {
@@ -164,8 +164,11 @@ func (q *queue) counted() {
 func (q *queue) left() (jobs, results int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.jobs), len(q.results) + q.settling
+	return len(q.jobs), q.unsettled()
 }
+
+// unsettled counts the results not yet recorded. It wants the lock.
+func (q *queue) unsettled() int { return len(q.results) + q.settling + q.putOff }
 
 // Room, Started, Beats, Steps and Results make the queue a host.Sink.
 

@@ -37,7 +37,7 @@ type maintenance struct {
 func (d *Daemon) maintain(ctx context.Context) error {
 	m := &maintenance{d: d, workers: time.Now().Add(time.Minute), expire: time.Now().Add(jittered(expireEvery / 4))}
 	var back retry
-	defer d.metrics.leader.Set(0)
+	defer d.setLeads(false)
 	for {
 		began := time.Now()
 		wait, err := m.round(ctx)
@@ -49,7 +49,7 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			return err
 		case errors.As(err, &notReady): // suspended: others do it
 			m.lead = time.Time{}
-			d.metrics.leader.Set(0)
+			d.setLeads(false)
 			wait = d.cfg.MaintenanceInterval
 		case err != nil:
 			if !transient(err) {
@@ -121,13 +121,13 @@ func (m *maintenance) election(ctx context.Context, admin store.Admin, now time.
 	m.elect = now.Add(jittered(interval))
 	if !leads {
 		m.lead = time.Time{}
-		m.d.metrics.leader.Set(0)
+		m.d.setLeads(false)
 		return nil
 	}
 	m.lead = now.Add(ttl)
 	if !led {
 		m.promote = now
-		m.d.metrics.leader.Set(1)
+		m.d.setLeads(true)
 		m.d.log.Debug("this daemon does the maintenance")
 	}
 	return nil
@@ -211,6 +211,7 @@ func (m *maintenance) purge(ctx context.Context, admin store.Admin) error {
 
 // sample reads the queues' depths for the metrics.
 func (d *Daemon) sample(ctx context.Context) error {
+	said := time.Now() // when workflows without a handler were looked for; those of a start may yet come
 	for {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		samples, err := d.workers.admin().SampleMetrics(call)
@@ -220,6 +221,12 @@ func (d *Daemon) sample(ctx context.Context) error {
 			return nil
 		case d.database.noteRead(err) == nil:
 			d.metrics.sampled(samples, d.known)
+			if d.leads.Load() && time.Since(said) >= strandedEvery {
+				said = time.Now()
+				if err := d.sayUnserved(ctx, samples); err != nil && ctx.Err() == nil {
+					d.log.Debug("workflows without a handler could not be looked for", "error", err)
+				}
+			}
 		case fatal(err):
 			return err
 		case !transient(err):
@@ -229,4 +236,14 @@ func (d *Daemon) sample(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// setLeads notes whether this daemon does the maintenance.
+func (d *Daemon) setLeads(leads bool) {
+	d.leads.Store(leads)
+	n := 0.0
+	if leads {
+		n = 1
+	}
+	d.metrics.leader.Set(n)
 }

@@ -34,7 +34,7 @@ func (q *queue) outcome(j *job, r *host.Result) store.Outcome {
 		}
 		o.Kind, o.Delay = store.OutcomeSnooze, max(minSnooze, millis(r.GetDelayMs()))
 	case handlerpb.Outcome_OUTCOME_DISCARD:
-		o.Kind, o.Error = store.OutcomeDiscard, r.GetError()
+		o.Kind, o.Error, o.Failed = store.OutcomeDiscard, r.GetError(), places(r.GetFailed())
 	case handlerpb.Outcome_OUTCOME_RELEASE:
 		o.Kind = store.OutcomeRelease
 		return o
@@ -94,6 +94,19 @@ func (q *queue) followUps(in []*handlerpb.Enqueue) ([]store.NewMessage, error) {
 	return out, nil
 }
 
+// places are where a run's failure begins, in the store's words. One that no
+// step can have is left out.
+func places(in []*handlerpb.Place) []store.Place {
+	var out []store.Place
+	for _, p := range in {
+		at := store.Place{Branch: p.GetBranch(), Position: int(p.GetPosition())}
+		if store.ValidatePlace(at) == nil {
+			out = append(out, at)
+		}
+	}
+	return out
+}
+
 // outcomeBytes is about how much memory an outcome holds.
 func outcomeBytes(o *store.Outcome) int {
 	n := len(o.Output) + len(o.Error)
@@ -103,11 +116,21 @@ func outcomeBytes(o *store.Outcome) int {
 	for i := range o.Steps {
 		n += stepBytes(&o.Steps[i])
 	}
+	for i := range o.Failed {
+		n += placeBytes + len(o.Failed[i].Branch)
+	}
 	return n
 }
 
+// placeBytes is about how much memory a place holds beside its branch.
+const placeBytes = 24
+
+// stepCost is what a step takes besides its texts: its entry, its reply, its share
+// of a call.
+const stepCost = 512
+
 func stepBytes(s *store.StepResult) int {
-	n := len(s.Output) + len(s.Error)
+	n := stepCost + len(s.Name) + len(s.Topic) + len(s.Output) + len(s.Error)
 	if s.Child != nil {
 		n += len(s.Child.Input)
 	}

@@ -27,11 +27,12 @@ type queue struct {
 	end  context.CancelFunc
 	done chan struct{}
 
-	news   signal       // messages may be ready, or the consumer's state changed
-	room   signal       // handlers may have room
-	record signal       // there are results
-	keep   signal       // there are jobs to keep
-	parked atomic.Int64 // since when it waits for news alone; 0 if it does not
+	offered offered
+	news    signal       // messages may be ready, or the consumer's state changed
+	room    signal       // handlers may have room
+	record  signal       // there are results
+	keep    signal       // there are jobs to keep
+	parked  atomic.Int64 // since when it waits for news alone; 0 if it does not
 
 	mu       sync.Mutex
 	cfg      QueueConfig
@@ -51,11 +52,14 @@ type queue struct {
 	results   []entry   // wait to be recorded
 	bytes     int       // of results
 	settling  int       // results that the settle loop has in hand
+	putOff    int       // results that are tried again in a moment
+	heldSaid  time.Time // when it was said that there are such
 	beats     map[store.Lease]store.Progress
 	// stranded counts the runs that no handler here carries on, by version,
 	// since that was said.
 	stranded     map[string]int
 	strandedSaid time.Time
+	strays       strays
 }
 
 const (
@@ -120,7 +124,7 @@ func (q *queue) leaseLoop(ctx context.Context) error {
 func (q *queue) want(room int, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	unsettled := len(q.results) + q.settling
+	unsettled := q.unsettled()
 	if !q.mayLease() || room == 0 || q.bytes > maxUnsettledBytes {
 		return 0, 0
 	}

@@ -94,5 +94,5 @@ func (q *queue) waiting(o *store.Outcome, in []*handlerpb.Step) error {
 
 // unrecordable is the error of a run with a step that cannot be recorded.
 func unrecordable(s *handlerpb.Step, err error) error {
-	return fmt.Errorf("step %s[%d] cannot be recorded: %w", shorten(s.GetName(), store.MaxStepName), s.GetOccurrence(), err)
+	return fmt.Errorf("step %s cannot be recorded: %w", store.StepKey{Name: shorten(s.GetName(), store.MaxStepName), Occurrence: int(s.GetOccurrence())}.Text(), err)
 }

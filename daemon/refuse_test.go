@@ -92,14 +92,14 @@ func TestWhatCannotBeHandedOnFailsItsStep(t *testing.T) {
 			t.Fatalf("output %s: %v; errors %+v", r.Output, err, r.Errors)
 		}
 		for i, want := range []string{
-			"step side/kid[0] failed: workflow \"flow\" cannot be started with its input: ",
-			"step shout[0] failed: the signal to run 1 cannot be sent: ",
-			"step roar[0] failed: the signal's payload is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
+			"step side/kid failed: workflow \"flow\" cannot be started with its input: ",
+			"step shout failed: the signal to run 1 cannot be sent: ",
+			"step roar failed: the signal's payload is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
 			"<nil>",
-			"step seen[0] failed: the event's value is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
-			"step kid[0] failed: workflow \"flow\" cannot be started with its input: ",
-			"step kid[1] failed: the input is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
-			"step raw[0] failed: the step cannot be recorded: ",
+			"step seen failed: the event's value is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
+			"step kid failed: workflow \"flow\" cannot be started with its input: ",
+			"step kid#1 failed: the input is 17825794 bytes long, the limit is 16777216; keep what is large elsewhere and tell where it is",
+			"step raw failed: the step cannot be recorded: ",
 		} {
 			if !strings.HasPrefix(said[i], want) {
 				t.Errorf("the function was told %q, want %q", said[i], want)
@@ -128,7 +128,7 @@ func TestStepThatMakesARunTooLargeFails(t *testing.T) {
 		cfg.Defaults.MaxAttempts = 1
 		f := run(t, cfg)
 		r := f.reaches(f.begin(plan{Do: "swell", N: 6}), store.RunSucceeded)
-		want := `"4: step big[4] failed: with its 15728642 bytes the recorded steps of the run would come to`
+		want := `"4: step big#4 failed: with its 15728642 bytes the recorded steps of the run would come to`
 		if !strings.HasPrefix(string(r.Output), want) || !strings.Contains(string(r.Output), "the limit is 65011712 (62 MiB)") || len(r.Errors) > 0 {
 			t.Errorf("output %s, want %s...; errors %+v", r.Output, want, r.Errors)
 		}

@@ -3,8 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,13 +13,8 @@ import (
 const (
 	// minWait keeps a handler that waits for no time from running the same run
 	// over and over as fast as it can.
-	minWait = 10 * time.Millisecond
-	// versionWait is about how long a run waits for a handler of its version
-	// before this queue is asked again.
-	versionWait = 15 * time.Second
-	// strandedEvery is how often runs without a handler are logged.
-	strandedEvery = time.Minute
-	maxWaitFor    = 512
+	minWait    = 10 * time.Millisecond
+	maxWaitFor = 512
 )
 
 // load asks what leased runs carry on from, in the order of the messages.
@@ -117,10 +110,12 @@ func (q *queue) wait(j *job, w *handlerpb.Wait) (*store.Wait, error) {
 	// What the run has seen is what it was sent, whatever the handler says.
 	out := &store.Wait{Kind: store.WaitKind(w.GetKind()), For: shorten(w.GetFor(), maxWaitFor), Delay: -1, News: j.news}
 	switch out.Kind {
-	case "", pausedWait:
+	case pausedWait:
 		return pausing(j.news), nil
+	case "":
+		out.Kind = store.WaitSleep // the kind is for people; how long it waits is said beside it
 	case store.WaitVersion:
-		out.Delay = jittered(versionWait)
+		out.Delay = q.strays.putOff(time.Now())
 		q.m.stranded.Inc()
 		q.stranded[w.GetFor()]++
 		return out, nil
@@ -140,25 +135,4 @@ func shorten(s string, most int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:most], "")
-}
-
-// sayStranded logs, now and then, the versions whose runs no handler here
-// carries on.
-func (q *queue) sayStranded(now time.Time) {
-	q.mu.Lock()
-	if len(q.stranded) == 0 || now.Sub(q.strandedSaid) < strandedEvery {
-		q.mu.Unlock()
-		return
-	}
-	q.strandedSaid = now
-	versions := slices.Sorted(maps.Keys(q.stranded))
-	n := 0
-	for _, v := range versions {
-		n += q.stranded[v]
-	}
-	clear(q.stranded)
-	handler := q.handler
-	q.mu.Unlock()
-	q.log.Warn("runs wait because the handler does not carry on their version; install a handler that does, or cancel them",
-		"handler", handler, "versions", versions, "times", n)
 }

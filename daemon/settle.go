@@ -219,6 +219,8 @@ type tally struct {
 	wake     map[string]bool
 	steps    int
 	replies  []host.Reply
+	held     int // that are tried again, and why
+	heldWhy  error
 	// others says that runs of other queues may have been woken.
 	others bool
 }
@@ -230,6 +232,9 @@ func (q *queue) settled(batch []entry, answers []store.Settled) {
 	q.mu.Lock()
 	for i, e := range batch {
 		switch {
+		case transient(answers[i].Err):
+			q.again(e)
+			t.held, t.heldWhy = t.held+1, answers[i].Err
 		case e.call != nil:
 			q.recordedCall(&t, e, answers[i], &replies[len(t.replies)])
 		case e.job.place == ended:
@@ -351,6 +356,9 @@ func (q *queue) report(t *tally) {
 	}
 	if t.dead > 0 {
 		q.log.Warn("messages went to the dead letters", "messages", t.dead, "last_id", t.deadID, "last_error", cut(t.deadText))
+	}
+	if t.held > 0 {
+		q.sayHeldUp(t.held, t.heldWhy, time.Now())
 	}
 	if t.steps > 0 {
 		q.m.steps.Add(float64(t.steps))

@@ -11,7 +11,7 @@ import (
 )
 
 // maxCallBytes is how much of step calls and results may wait to be recorded
-// before further calls are refused.
+// before the runs of further calls are released.
 const maxCallBytes = 256 << 20
 
 // entry waits to be recorded: a job's result, or steps of a run that goes on.
@@ -67,7 +67,8 @@ func (q *queue) Steps(version string, calls []*handlerpb.StepCall) {
 		case j == nil: // it lost its lease: whatever it did is not recorded
 			refuse(c, &handlerpb.StepReply{Halt: host.HaltRelease})
 		case q.bytes+size > maxCallBytes && q.bytes > 0:
-			refuse(c, &handlerpb.StepReply{Error: fmt.Sprintf("%d bytes of results and steps of queue %s wait to be recorded; try again later", q.bytes, q.name)})
+			// The run carries on from here once there is room; until then none is leased.
+			refuse(c, &handlerpb.StepReply{Halt: host.HaltRelease})
 		default:
 			if at, why := j.carry(p.outcome.Steps); why != "" {
 				refuse(c, &handlerpb.StepReply{Error: why, Refused: uint32(at + 1)})

@@ -68,6 +68,10 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	for _, s := range served {
 		if err := d.startQueue(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("serve queue %s of handler %s: %w", s.Name, s.Handler, err))
+			continue
+		}
+		if err := d.wakeStranded(ctx, s); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	for _, q := range d.unserved(served, d.handlers()) {

@@ -43,12 +43,19 @@ type branch struct {
 	position uint32
 	used     map[string]uint32 // the uses of steps' names
 	named    map[string]int    // the uses of branches' names
+	turn     int               // see moment
+	started  []*branch
 	groups   []*Group
 	replies  chan *handlerpb.StepReply
 
+	group  *Group // that it is one of; nil is the root
+	began  int    // when its parent started it: that one's turn
+	joined moment // when its parent first waited for it; zero is never
+
 	// Guarded by the flow's lock.
-	busy   bool // a step is open
-	wait   wait // while it is parked
+	err    error // that it ended with
+	busy   bool  // a step is open
+	wait   wait  // while it is parked
 	parked bool
 	wake   chan struct{} // has room for one token
 	live   *liveStep     // whose body runs
@@ -88,6 +95,7 @@ type place struct {
 	name       string // with its branch
 	occurrence uint32
 	position   uint32
+	turn       int
 	// record is what is recorded of it; nil is nothing.
 	record *handlerpb.Step
 }
@@ -108,10 +116,10 @@ func come(ctx context.Context, kind, name string) (place, error) {
 	if busy {
 		b.flow.discard(fmt.Errorf("%s %s: another step is open in the same branch; use handlers.NewGroup for steps at the same time", kind, name))
 	}
-	if err := checkName(name); err != nil {
+	if err := checkName("name", name); err != nil {
 		b.flow.discard(fmt.Errorf("%s: %w", kind, err))
 	}
-	p := place{branch: b, kind: kind, name: name, position: b.position, occurrence: b.used[name]}
+	p := place{branch: b, kind: kind, name: name, position: b.position, occurrence: b.used[name], turn: b.next().turn}
 	if b.used == nil {
 		b.used = make(map[string]uint32)
 	}
@@ -136,15 +144,15 @@ func (p place) leave() {
 	p.branch.flow.mu.Unlock()
 }
 
-// checkName holds the rule for names of steps and topics.
-func checkName(name string) error {
+// checkName holds the rule for names of steps and topics: what says of which.
+func checkName(what, name string) error {
 	switch {
 	case name == "":
-		return errors.New("the name is empty")
+		return fmt.Errorf("the %s is empty", what)
 	case len(name) > maxStepName:
-		return fmt.Errorf("the name %.40q... is %d bytes long, the limit is %d", name, len(name), maxStepName)
+		return fmt.Errorf("the %s %.40q... is %d bytes long, the limit is %d", what, name, len(name), maxStepName)
 	case strings.ContainsAny(name, "/\x00"), !utf8.ValidString(name):
-		return fmt.Errorf("the name %q must be UTF-8 without \"/\" and NUL", name)
+		return fmt.Errorf("the %s %q must be UTF-8 without \"/\" and NUL", what, name)
 	}
 	return nil
 }
@@ -169,7 +177,7 @@ func (f *flow) load(steps []*handlerpb.Step) {
 }
 
 // sortSteps sorts by position. The order of recording is that already, unless
-// steps were forgotten and recorded again.
+// another SDK had it otherwise.
 func sortSteps(steps []*handlerpb.Step) {
 	slices.SortStableFunc(steps, func(a, b *handlerpb.Step) int { return cmp.Compare(a.GetPosition(), b.GetPosition()) })
 }
@@ -188,8 +196,8 @@ func (p *place) find() error {
 		p.record = at
 		return nil
 	}
-	// Nothing is recorded at this place, because it was forgotten for a retry. The
-	// same step further on would be recorded twice.
+	// Nothing is recorded at this place, but something is further on: another SDK
+	// had its reasons. The same step there would be recorded twice.
 	for _, later := range b.recorded {
 		if later.Name == p.name && later.Occurrence == p.occurrence {
 			return p.diverged(later)
@@ -211,10 +219,19 @@ func kindOf(s *handlerpb.Step) string {
 
 func (p *place) diverged(s *handlerpb.Step) error {
 	run := p.branch.flow.job.msg.Id
-	return fmt.Errorf("run %d diverged from what is recorded of it: %s %s[%d] is recorded as number %d of its branch, "+
-		"but the code came with %s %s[%d] as number %d; make the code do again what it did before that, "+
+	return fmt.Errorf("run %d diverged from what is recorded of it: %s %s is recorded as number %d of its branch, "+
+		"but the code came with %s %s as number %d; make the code do again what it did before that, "+
 		"then carry the run on: pgqrsd workflow retry %d",
-		run, kindOf(s), s.Name, s.Occurrence, s.Position+1, p.kind, p.name, p.occurrence, p.position+1, run)
+		run, kindOf(s), stepText(s.Name, int(s.Occurrence)), s.Position+1, p.kind, stepText(p.name, int(p.occurrence)), p.position+1, run)
+}
+
+// stepText is a step as `pgqrsd workflow fork --from` takes it: its name, with
+// #occurrence after the first use.
+func stepText(name string, occurrence int) string {
+	if occurrence == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s#%d", name, occurrence)
 }
 
 // step returns what there is to record of the step.

@@ -157,27 +157,53 @@ func (f *flow) checkHost() {
 var errBoundary = errors.New("stopped before the next step")
 
 // record has step recorded, with the sleeps that are over, and returns once it
-// is on disk. It unwinds the branch when the run cannot go on.
+// is on disk. It unwinds the branch when the run cannot go on, or must end before
+// the host has answered: the call stays made, and the next lease finds the step
+// if it was recorded.
 func (f *flow) record(b *branch, step *handlerpb.Step) {
 	msg := f.job.msg
-	c := &call{replies: b.replyChannel()}
+	c := &call{job: f.job, replies: b.replyChannel()}
 	c.pb.Id, c.pb.Claim = msg.Id, msg.Claim
 	f.mu.Lock()
 	c.pb.Steps = append(f.over, step)
 	f.over = nil
 	f.mu.Unlock()
-	f.job.lane.session.out.record(c)
-	reply := <-c.replies
-	switch {
-	case reply.Error != "" && int(reply.Refused) == len(c.pb.Steps) && refuse(step, reply.Error):
-		f.again(c.pb.Steps[:len(c.pb.Steps)-1])
-		f.record(b, step)
-	case reply.Error != "":
+	out := f.job.lane.session.out
+	out.record(c)
+	var reply *handlerpb.StepReply
+	select {
+	case reply = <-c.replies:
+	case <-f.job.Done():
+		if reply = out.lastReply(c); reply == nil {
+			f.stop(f.unanswered(step))
+			runtime.Goexit()
+		}
+	}
+	if reply.Error != "" {
+		if int(reply.Refused) == len(c.pb.Steps) && refuse(step, reply.Error) {
+			f.again(c.pb.Steps[:len(c.pb.Steps)-1])
+			f.record(b, step)
+			return
+		}
 		f.fail(&recordError{step.Name, reply.Error})
-	case reply.Halt != "":
-		f.stop(f.halted(reply.Halt))
+	}
+	f.heed(reply.Halt)
+}
+
+// heed ends the branch when the run must go no further.
+func (f *flow) heed(halt string) {
+	if halt != "" {
+		f.stop(f.halted(halt))
 		runtime.Goexit()
 	}
+}
+
+// unanswered is the verdict for a call that was open when the job had to end.
+func (f *flow) unanswered(step *handlerpb.Step) verdict {
+	if errors.As(f.job.over(), new(*CancelledError)) {
+		return verdict{outcome: handlerpb.Outcome_OUTCOME_RELEASE}
+	}
+	return verdict{err: &recordError{step.Name, "pgqrsd has not answered"}} // "timed out" comes before it
 }
 
 // recordError says that the host could not record a step.

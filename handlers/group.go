@@ -12,8 +12,9 @@ type Group struct {
 	ctx    context.Context
 	branch *branch // that started it; nil if the context was not a workflow's
 	err    error
+	// branches are in the order in which they were started.
+	branches []*branch
 	// Guarded by the flow's lock.
-	errs []error // of its branches, in the order in which they were started
 	left int
 	done chan struct{} // closed by the last, if someone waits
 }
@@ -43,7 +44,7 @@ func (g *Group) Go(name string, fn func(ctx context.Context) error) {
 		return
 	}
 	f.mu.Unlock()
-	err := checkName(name)
+	err := checkName("name", name)
 	if err == nil && strings.ContainsRune(name, '#') {
 		err = fmt.Errorf("the name %q must not contain \"#\"", name)
 	}
@@ -53,16 +54,16 @@ func (g *Group) Go(name string, fn func(ctx context.Context) error) {
 	if !slices.Contains(parent.groups, g) {
 		parent.groups = append(parent.groups, g)
 	}
-	b := &branch{Context: g.ctx, flow: f, prefix: parent.prefix + parent.number(name) + "/"}
+	b := &branch{Context: g.ctx, flow: f, prefix: parent.prefix + parent.number(name) + "/", group: g, began: parent.next().turn}
+	parent.started = append(parent.started, b)
+	g.branches = append(g.branches, b)
 	f.mu.Lock()
 	b.recorded = f.branches[b.prefix]
 	delete(f.branches, b.prefix)
-	i := len(g.errs)
-	g.errs = append(g.errs, nil)
 	g.left++
 	f.active++
 	f.mu.Unlock()
-	go g.run(i, b, fn)
+	go g.run(b, fn)
 }
 
 // number makes a branch's name unique among its parent's.
@@ -78,7 +79,7 @@ func (b *branch) number(name string) string {
 	return fmt.Sprintf("%s#%d", name, n)
 }
 
-func (g *Group) run(i int, b *branch, fn func(context.Context) error) {
+func (g *Group) run(b *branch, fn func(context.Context) error) {
 	var err error
 	returned := false
 	defer func() {
@@ -88,7 +89,7 @@ func (g *Group) run(i int, b *branch, fn func(context.Context) error) {
 			b.flow.left()
 		}
 		b.join(returned)
-		g.ended(i, err)
+		g.ended(b, err)
 	}()
 	err = fn(b)
 	returned = true
@@ -105,11 +106,11 @@ func (f *flow) left() {
 	}
 }
 
-func (g *Group) ended(i int, err error) {
+func (g *Group) ended(b *branch, err error) {
 	f := g.branch.flow
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	g.errs[i] = err
+	b.err = err
 	g.left--
 	if g.left == 0 && g.done != nil {
 		f.active++ // the one that waits moves again
@@ -145,10 +146,15 @@ func (g *Group) Wait() error {
 	g.await()
 	b.flow.unwind()
 	b.groups = slices.DeleteFunc(b.groups, func(other *Group) bool { return other == g })
-	for _, err := range g.errs {
-		if err != nil {
-			return err
+	var first error
+	at := b.next()
+	for _, of := range g.branches {
+		if of.joined.turn == 0 {
+			of.joined = at
+		}
+		if first == nil {
+			first = of.err
 		}
 	}
-	return nil
+	return first
 }

@@ -38,6 +38,7 @@ type job struct {
 
 	// What the outbox knows of it, guarded by its lock.
 	finished bool
+	unsent   int             // calls that wait to be sent
 	beat     *handlerpb.Beat // waits to be sent
 	spoke    bool            // its author has told of its progress
 	result   handlerpb.Result

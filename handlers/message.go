@@ -35,9 +35,9 @@ func Send(ctx context.Context, name string, run int64, topic string, payload any
 		return p.refusal(p.record)
 	}
 	fail := func(err error) error {
-		return unusable{fmt.Errorf("send signal %s to run %d in step %s: %w", topic, run, p.name, err)}
+		return unusable{fmt.Errorf("send signal %q to run %d in step %s: %w", topic, run, p.name, err)}
 	}
-	if err := checkName(topic); err != nil {
+	if err := checkName("topic", topic); err != nil {
 		return fail(err)
 	}
 	s := p.step(handlerpb.StepState_STEP_STATE_SUCCEEDED)

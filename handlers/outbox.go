@@ -213,6 +213,9 @@ func (o *outbox) next() (frame *handlerpb.HandlerFrame, closed bool) {
 func (o *outbox) takeResults(frame *handlerpb.HandlerFrame) (size int) {
 	var touched []*lane
 	for o.results.len() > 0 && len(frame.Results) < frameItems && size < frameBytes {
+		if o.results.peek().unsent > 0 {
+			break // the host must hear of its calls before: they are nothing to it afterwards
+		}
 		j := o.results.pop()
 		o.owed--
 		size += resultSize(&j.result)
@@ -266,6 +269,9 @@ func (q *fifo[T]) push(v T) {
 	}
 	q.items = append(q.items, v)
 }
+
+// peek is what pop would return.
+func (q *fifo[T]) peek() T { return q.items[q.head] }
 
 func (q *fifo[T]) pop() T {
 	var zero T

@@ -145,6 +145,9 @@ func (j *job) judge(output []byte, err error, elapsed time.Duration, follow []*h
 		return
 	case errors.As(err, &failed):
 		r.Outcome, r.Enqueue = handlerpb.Outcome_OUTCOME_DISCARD, follow
+		if j.flow != nil {
+			r.Failed = j.flow.failedAt(err)
+		}
 	case errors.As(err, &discard) && (!interrupted(err) || (!timedOut && cause == nil)):
 		r.Outcome, r.Enqueue = handlerpb.Outcome_OUTCOME_DISCARD, follow
 	case cause != nil:

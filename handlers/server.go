@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -47,7 +48,7 @@ func NewServer(options ...Option) (*Server, error) {
 	if len(s.handlers) == 0 {
 		return nil, errors.New("serve no handlers: give at least one handlers.Handle or handlers.Workflow")
 	}
-	s.name, s.version = clean(s.name), clean(s.version)
+	s.name, s.version = clean(s.name), cleanVersion(s.version)
 	return s, nil
 }
 
@@ -76,7 +77,17 @@ func (s *Server) Work(stream grpc.BidiStreamingServer[handlerpb.HostFrame, handl
 	if s.ended != nil {
 		defer s.ended()
 	}
-	return newSession(s.handlers, stream).run()
+	session := newSession(s.handlers, stream)
+	session.version = s.version
+	return session.run()
+}
+
+// cleanVersion makes a version text of at most 128 bytes. The host keeps no more,
+// and what a step of StepOutside notes must be what the host knows.
+func cleanVersion(v string) string {
+	const most = 128
+	v = clean(v)
+	return strings.ToValidUTF8(v[:min(len(v), most)], "")
 }
 
 // buildInfo returns what the Go toolchain knows of the running binary.

@@ -24,6 +24,7 @@ type session struct {
 	lanes    map[string]*lane
 	out      *outbox
 	logLevel atomic.Int64
+	version  string      // of the handler, for StepOutside
 	draining atomic.Bool // set by the reader alone
 	// orphans holds jobs of queues that are not served, for their results.
 	orphans *lane

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,117 +17,6 @@ import (
 	"github.com/pgqrs/pgqrsd/handlers"
 	"github.com/pgqrs/pgqrsd/handlers/handlerpb"
 )
-
-// peer plays the host on a stream and keeps what the handler said.
-type peer struct {
-	t       *testing.T
-	stream  handlerpb.Handler_WorkClient
-	results map[int64]*handlerpb.Result
-	started []int64
-	// jobs and bytes are the credit that was granted, in total.
-	jobs, bytes int64
-	drained     bool
-	frames      []*handlerpb.HandlerFrame
-	calls       []*handlerpb.StepCall
-	// reply, if set, answers calls.
-	reply func(*handlerpb.StepCall) *handlerpb.StepReply
-}
-
-// open serves h on queue "q" and says hello.
-func open(t *testing.T, concurrency uint32, h ...handlers.Option) *peer {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	stream, err := dial(t, h...).Work(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &peer{t: t, stream: stream, results: make(map[int64]*handlerpb.Result)}
-	p.hello(concurrency)
-	return p
-}
-
-func (p *peer) hello(concurrency uint32) {
-	p.t.Helper()
-	p.send(&handlerpb.HostFrame{Hello: &handlerpb.Hello{
-		Queues: []*handlerpb.Hello_QueueSettings{{Name: "q", Concurrency: concurrency}, {Name: "elsewhere", Concurrency: 1}},
-	}})
-}
-
-func (p *peer) send(frame *handlerpb.HostFrame) {
-	p.t.Helper()
-	send(p.t, p.stream, frame)
-}
-
-// jobsFrom sends n jobs with the ids from first on.
-func (p *peer) jobsFrom(first int64, n int) {
-	p.t.Helper()
-	jobs := make([]*handlerpb.Job, n)
-	for i := range jobs {
-		jobs[i] = &handlerpb.Job{Id: first + int64(i), Claim: 1, Queue: "q", Attempt: 1, Payload: []byte(`{}`)}
-	}
-	p.send(&handlerpb.HostFrame{Jobs: jobs})
-}
-
-// until receives frames until done says so.
-func (p *peer) until(what string, done func() bool) {
-	p.t.Helper()
-	for !done() {
-		frame, err := p.stream.Recv()
-		if err != nil {
-			p.t.Fatalf("wait until %s: %v", what, err)
-		}
-		p.frames = append(p.frames, frame)
-		for _, r := range frame.Results {
-			if p.results[r.Id] != nil {
-				p.t.Fatalf("job %d has two results", r.Id)
-			}
-			p.results[r.Id] = r
-		}
-		for _, s := range frame.Started {
-			if p.results[s.Id] != nil {
-				p.t.Errorf("job %d started after its result", s.Id)
-			}
-			p.started = append(p.started, s.Id)
-		}
-		for _, c := range frame.Credits {
-			p.jobs += int64(c.Jobs)
-			p.bytes += int64(c.Bytes)
-		}
-		if p.drained && len(frame.Results) > 0 {
-			p.t.Error("a result came after drained")
-		}
-		p.drained = p.drained || frame.Drained
-		p.called(frame.StepCalls)
-	}
-}
-
-func (p *peer) untilResults(n int) {
-	p.t.Helper()
-	p.until(fmt.Sprintf("%d results are there", n), func() bool { return len(p.results) >= n })
-}
-
-func (p *peer) outcome(id int64) handlerpb.Outcome {
-	return p.results[id].GetOutcome()
-}
-
-const (
-	done    = handlerpb.Outcome_OUTCOME_DONE
-	retry   = handlerpb.Outcome_OUTCOME_RETRY
-	release = handlerpb.Outcome_OUTCOME_RELEASE
-)
-
-// gate holds jobs until it is opened, or their context ends.
-type gate chan struct{}
-
-func (g gate) handle(ctx context.Context, _ json.RawMessage) (struct{}, error) {
-	select {
-	case <-g:
-		return struct{}{}, nil
-	case <-ctx.Done():
-		return struct{}{}, context.Cause(ctx)
-	}
-}
 
 func TestPingIsAnsweredWhileJobsBlock(t *testing.T) {
 	g := make(gate)
@@ -255,69 +143,6 @@ func TestCreditIsForWhatTheQueueGetsThrough(t *testing.T) {
 	})
 }
 
-func TestCancelFrames(t *testing.T) {
-	g := make(gate)
-	defer close(g)
-	p := open(t, 2, handlers.Handle("q", g.handle))
-	p.jobsFrom(1, 6)
-	p.until("two have started", func() bool { return len(p.started) == 2 })
-	p.send(&handlerpb.HostFrame{Cancels: []*handlerpb.Cancel{
-		{Id: 1, Claim: 1, UnstartedOnly: true, Reason: "shutdown"},
-		{Id: 2, Claim: 2, Reason: "another claim"},
-		{Id: 3, Claim: 1, UnstartedOnly: true, Reason: "shutdown"},
-		{Id: 5, Claim: 1, Reason: "shutdown"},
-		{Id: 99, Claim: 1, Reason: "unknown"},
-	}})
-	p.untilResults(2)
-	if p.outcome(3) != release || p.outcome(5) != release {
-		t.Errorf("the results are %v", p.results)
-	}
-	// Now the others, in their place.
-	p.send(&handlerpb.HostFrame{Cancels: []*handlerpb.Cancel{{Id: 1, Claim: 1, Reason: "shutdown"}, {Id: 2, Claim: 1}}})
-	p.until("the next two have started", func() bool { return len(p.started) == 4 })
-	for _, id := range []int64{1, 2} {
-		if p.outcome(id) != release {
-			t.Errorf("job %d is %v", id, p.results[id])
-		}
-	}
-	if !slices.Contains(p.started, 4) || !slices.Contains(p.started, 6) {
-		t.Errorf("jobs %v started", p.started)
-	}
-}
-
-func TestDrain(t *testing.T) {
-	g := make(gate)
-	p := open(t, 2, handlers.Handle("q", g.handle))
-	p.jobsFrom(1, 5)
-	p.until("two have started", func() bool { return len(p.started) == 2 })
-	p.send(&handlerpb.HostFrame{Drain: true})
-	p.untilResults(3)
-	p.jobsFrom(6, 1) // was on its way
-	p.untilResults(4)
-	for _, id := range []int64{3, 4, 5, 6} {
-		if p.outcome(id) != release {
-			t.Errorf("job %d is %v", id, p.results[id])
-		}
-	}
-	if p.drained {
-		t.Error("drained while jobs run")
-	}
-	close(g)
-	p.until("it is drained", func() bool { return p.drained })
-	if p.outcome(1) != done || p.outcome(2) != done {
-		t.Errorf("the running jobs ended as %v and %v", p.results[1], p.results[2])
-	}
-	// A drained handler still answers.
-	p.send(&handlerpb.HostFrame{Ping: &handlerpb.Ping{Number: 1}})
-	p.until("the pong is there", func() bool { return p.frames[len(p.frames)-1].Pong != nil })
-}
-
-func TestDrainOfAnIdleHandler(t *testing.T) {
-	p := open(t, 2, handlers.Handle("q", nop))
-	p.send(&handlerpb.HostFrame{Drain: true})
-	p.until("it is drained", func() bool { return p.drained })
-}
-
 func TestUnknownQueueIsAnError(t *testing.T) {
 	p := open(t, 2, handlers.Handle("q", nop))
 	p.send(&handlerpb.HostFrame{Jobs: []*handlerpb.Job{{Id: 1, Claim: 1, Queue: "elsewhere"}, {Id: 2, Claim: 1, Queue: "q", Payload: []byte("1")}}})
@@ -397,29 +222,6 @@ func TestSecondStreamIsRefused(t *testing.T) {
 	}
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("the second stream ended with %v", err)
-	}
-}
-
-// The end of the stream cancels what runs, and waits for it a moment.
-func TestStreamEndCancels(t *testing.T) {
-	var ended sync.WaitGroup
-	ended.Add(1)
-	p := open(t, 1, handlers.Handle("q", func(ctx context.Context, _ json.RawMessage) (struct{}, error) {
-		defer ended.Done()
-		<-ctx.Done()
-		return struct{}{}, context.Cause(ctx)
-	}))
-	p.jobsFrom(1, 3)
-	p.until("one has started", func() bool { return len(p.started) == 1 })
-	if err := p.stream.CloseSend(); err != nil {
-		t.Fatal(err)
-	}
-	ended.Wait()
-	p.untilResults(3)
-	for id, r := range p.results {
-		if r.Outcome != release {
-			t.Errorf("job %d is %v", id, r)
-		}
 	}
 }
 

@@ -54,7 +54,7 @@ func (b *branch) show() {
 func (f *flow) tell() {
 	text := ""
 	if n := len(f.shown); n > 0 {
-		text = fmt.Sprintf("step %s[%d]", f.shown[0].name, f.shown[0].occurrence)
+		text = "step " + stepText(f.shown[0].name, int(f.shown[0].occurrence))
 		if n > 1 {
 			text += fmt.Sprintf(" and %d more", n-1)
 		}

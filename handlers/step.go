@@ -69,7 +69,8 @@ func (p StepOption) delay(tries int) time.Duration {
 }
 
 // StepError is a step's recorded failure. A run whose function returns it, or
-// an error that wraps it, has failed.
+// an error that wraps it, has failed; a retry of the run runs the step again,
+// and what the function did because of its failure.
 type StepError struct {
 	// Name is the step's, with its branches before it.
 	Name string
@@ -78,17 +79,18 @@ type StepError struct {
 	// Reason is the text of the error, which is all that is kept of it.
 	Reason string
 	is     error
+	at     place
 }
 
 func (e *StepError) Error() string {
-	return fmt.Sprintf("step %s[%d] failed: %s", e.Name, e.Occurrence, e.Reason)
+	return fmt.Sprintf("step %s failed: %s", stepText(e.Name, e.Occurrence), e.Reason)
 }
 
 // Unwrap returns [ErrTimeout] for a Receive that timed out, else nil.
 func (e *StepError) Unwrap() error { return e.is }
 
 func (p place) failed(s *handlerpb.Step) *StepError {
-	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error}
+	e := &StepError{Name: p.name, Occurrence: int(p.occurrence), Reason: s.Error, at: p}
 	if p.kind == kindSignal {
 		e.is = ErrTimeout
 	}
@@ -147,7 +149,7 @@ func doStep[T any](ctx context.Context, name string, opts []StepOption, try func
 	out, err = decodeOutput[T](record.Output)
 	if err != nil {
 		// The function must not take this for the step's failure.
-		p.branch.flow.discard(fmt.Errorf("decode the recorded output of step %s[%d] into %s: %w", p.name, p.occurrence, reflect.TypeFor[T](), err))
+		p.branch.flow.discard(fmt.Errorf("decode the recorded output of step %s into %s: %w", stepText(p.name, int(p.occurrence)), reflect.TypeFor[T](), err))
 	}
 	return out, nil
 }

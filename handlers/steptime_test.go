@@ -17,7 +17,7 @@ func TestStepTimeout(t *testing.T) {
 			return 0, context.Cause(ctx)
 		}, handlers.StepTimeout(time.Millisecond))
 	})
-	if r := p.lease(&handlerpb.Job{}); r.Outcome != discard || r.Error != "step a[0] failed: timed out after 1ms (StepTimeout)" {
+	if r := p.lease(&handlerpb.Job{}); r.Outcome != discard || r.Error != "step a failed: timed out after 1ms (StepTimeout)" {
 		t.Errorf("the run is %v", r)
 	}
 }
@@ -30,9 +30,9 @@ func TestStepTimeoutSaysSo(t *testing.T) {
 		outcome handlerpb.Outcome
 		err     string
 	}{
-		"its error":   {func(ctx context.Context) error { return ctx.Err() }, discard, "step a[0] failed: timed out after 1ms (StepTimeout): context deadline exceeded"},
-		"any error":   {func(context.Context) error { return errBroken }, discard, "step a[0] failed: timed out after 1ms (StepTimeout): broken"},
-		"a discarded": {func(context.Context) error { return handlers.Discard(errBroken) }, discard, "step a[0] failed: timed out after 1ms (StepTimeout): broken"},
+		"its error":   {func(ctx context.Context) error { return ctx.Err() }, discard, "step a failed: timed out after 1ms (StepTimeout): context deadline exceeded"},
+		"any error":   {func(context.Context) error { return errBroken }, discard, "step a failed: timed out after 1ms (StepTimeout): broken"},
+		"a discarded": {func(context.Context) error { return handlers.Discard(errBroken) }, discard, "step a failed: timed out after 1ms (StepTimeout): broken"},
 		"none":        {func(context.Context) error { return nil }, done, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

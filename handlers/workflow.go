@@ -16,7 +16,7 @@ type WorkflowOption func(*Handler)
 func CarriesOn(versions ...string) WorkflowOption {
 	return func(h *Handler) {
 		for _, v := range versions {
-			h.versions = append(h.versions, clean(v))
+			h.versions = append(h.versions, cleanVersion(v))
 		}
 	}
 }

@@ -57,7 +57,7 @@ func TestTriesOfAStep(t *testing.T) {
 					t.Errorf("the step waits as %v", last)
 				}
 			} else {
-				if r.Outcome != discard || !strings.Contains(r.Error, "step a[0] failed") {
+				if r.Outcome != discard || !strings.Contains(r.Error, "step a failed") {
 					t.Fatalf("the run is %v", r)
 				}
 				steps := p.steps()

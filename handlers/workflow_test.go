@@ -152,10 +152,10 @@ func TestDivergenceIsFinalAndNamesBothSteps(t *testing.T) {
 		job  *handlerpb.Job
 		want []string
 	}{
-		"another name": {old(&handlerpb.Step{Name: "charge"}), []string{"charge[0]", "pay[0]", "retry 1"}},
-		"another kind": {old(&handlerpb.Step{Name: "pay", Kind: "sleep"}), []string{"sleep pay[0]", "step pay[0]"}},
+		"another name": {old(&handlerpb.Step{Name: "charge"}), []string{"step charge is recorded", "with step pay as", "retry 1"}},
+		"another kind": {old(&handlerpb.Step{Name: "pay", Kind: "sleep"}), []string{"sleep pay is recorded", "with step pay as"}},
 		"further on":   {old(&handlerpb.Step{Name: "pay", Position: 1}), []string{"number 2", "number 1"}},
-		"occurrence":   {old(&handlerpb.Step{Name: "pay", Occurrence: 1}), []string{"pay[1]", "pay[0]"}},
+		"occurrence":   {old(&handlerpb.Step{Name: "pay", Occurrence: 1}), []string{"step pay#1 is recorded", "with step pay as"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

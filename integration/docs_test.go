@@ -98,15 +98,60 @@ func TestWorkflowSQLRuns(t *testing.T) {
 	if len(blocks) < 4 {
 		t.Fatalf("the page shows %d pieces of SQL", len(blocks))
 	}
-	for _, block := range blocks {
-		sql := strings.NewReplacer("pgqrs.", w.schema+".", "42", strconv.FormatInt(id, 10)).Replace(block[1])
-		if _, err := conn.Exec(t.Context(), sql); err != nil {
-			t.Errorf("%v\n%s", err, sql)
+	of := func(block int, run int64) string {
+		return strings.NewReplacer("pgqrs.", w.schema+".", "42", strconv.FormatInt(run, 10)).Replace(blocks[block][1])
+	}
+	for i := range blocks {
+		if _, err := conn.Exec(t.Context(), of(i, id)); err != nil {
+			t.Errorf("%v\n%s", err, of(i, id))
 		}
+	}
+	// Why a run waits, and that none that waits is left out of the count.
+	paused := pauseRunning(t, w)
+	for run, want := range map[int64]string{id: "start", paused: "resume"} {
+		var why string
+		var name *string
+		must(t, conn.QueryRow(t.Context(), of(0, run)).Scan(&why, &name, nil, nil))
+		if why != want || name != nil {
+			t.Errorf("run %d waits for %s, want %s", run, why, want)
+		}
+	}
+	counted := map[string]int{}
+	rows, err := conn.Query(t.Context(), of(2, id))
+	must(t, err)
+	var why string
+	var n int
+	for rows.Next() {
+		must(t, rows.Scan(nil, &why, nil, &n, nil))
+		counted[why] += n
+	}
+	must(t, rows.Err())
+	if len(counted) != 2 || counted["start"] != 1 || counted["resume"] != 1 {
+		t.Errorf("the runs that wait are counted as %v", counted)
 	}
 	signals, err := w.store.Workflows().Signals(t.Context(), id)
 	must(t, err)
 	if len(signals) != 1 || signals[0].Topic != "approved" || string(signals[0].Payload) != "true" {
 		t.Errorf("the signals that SQL sent are %+v", signals)
 	}
+}
+
+// pauseRunning starts a run, and pauses it while it runs.
+func pauseRunning(t *testing.T, w *world) int64 {
+	t.Helper()
+	id, _, err := w.store.CreateWorkflow(t.Context(), store.NewRun{Workflow: "order", Input: []byte("2")})
+	must(t, err)
+	c, err := w.store.Consumer(t.Context(), "order", store.WorkerOptions{})
+	must(t, err)
+	leased, err := c.Dequeue(t.Context(), 1, time.Minute)
+	must(t, err)
+	if len(leased) != 1 || leased[0].ID != id {
+		t.Fatalf("leased are %+v, want run %d", leased, id)
+	}
+	must(t, w.store.Workflows().Pause(t.Context(), id))
+	settled, err := c.Settle(t.Context(), []store.Outcome{{Lease: leased[0].Lease, Kind: store.OutcomeWait,
+		Wait: &store.Wait{Kind: store.WaitSignal, For: "resume", Delay: -1}}})
+	must(t, err)
+	must(t, settled[0].Err)
+	return id
 }

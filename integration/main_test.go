@@ -50,8 +50,10 @@ func build(dir string) error {
 			return err
 		}
 	}
-	// The same two, which can be killed at an exact place.
-	for name, pkg := range map[string]string{"failing-pgqrsd": "../cmd/pgqrsd", "failing-testworkflow": "./testworkflow"} {
+	// The same three, which can be killed at an exact place.
+	for name, pkg := range map[string]string{
+		"failing-pgqrsd": "../cmd/pgqrsd", "failing-testworkflow": "./testworkflow", "failing-transfer": "../examples/transfer",
+	} {
 		if err := compile("build", "-tags", "failpoints", "-o", filepath.Join(dir, name), pkg); err != nil {
 			return err
 		}

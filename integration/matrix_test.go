@@ -16,19 +16,34 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgqrs/pgqrsd/internal/pgtest"
-	"github.com/pgqrs/pgqrsd/store"
 )
 
 // matrix kills one victim after the other, each at one place, and keeps the
 // daemon running in between, as systemd would.
 type matrix struct {
-	*flows
-	rng *rand.Rand
-	dir string // what internal/failpoint looks into
-	s   settings
-	d   *process
-	// How often the daemon was started again, and runs were created.
-	times, created int
+	*world
+	work workload
+	rng  *rand.Rand
+	dir  string // what internal/failpoint looks into
+	s    settings
+	d    *process
+	// times is how often the daemon was started again.
+	times int
+}
+
+// workload is the runs that go on while somebody is killed.
+type workload interface {
+	eventually(what string, holds func() bool)
+	// open waits until runs can be started.
+	open()
+	// load starts runs, also when the database is away for a moment.
+	load() []int64
+	// progress grows as they go on.
+	progress() int
+	// unfinishedRuns counts those that have not ended; -1 while the database is away.
+	unfinishedRuns() int64
+	// check checks runs that have ended, and all that was to come of them.
+	check(what string, ids []int64)
 }
 
 // fatality is one cell of the matrix.
@@ -46,13 +61,20 @@ func TestKillMatrix(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		newMatrix(t, newWorld(t, "sqlite:"+filepath.Join(t.TempDir(), "pgqrs.db"), "")).kill("daemon", "handler")
+		flowMatrix(t, newWorld(t, "sqlite:"+filepath.Join(t.TempDir(), "pgqrs.db"), "")).kill("daemon", "handler")
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		cluster := pgtest.Start(t)
-		newMatrix(t, newWorld(t, cluster.DSN(), "pgqrs")).kill("daemon", "handler", "postgres")
+		flowMatrix(t, newWorld(t, cluster.DSN(), "pgqrs")).kill("daemon", "handler", "postgres")
 	})
+}
+
+// kill works through the places that the flows' runs pass.
+func (m *matrix) kill(victims ...string) {
+	m.t.Helper()
+	m.killAt(nil, victims, "host-sends.jobs", "host-sent.replies", "host-got.calls", "host-took.results", "host-sends.drain",
+		"handler-got.replies", "handler-took.jobs", "handler-sends.calls", "handler-sent.results")
 }
 
 // matrixSeed is PGQRS_TEST_SEED, or the one by default.
@@ -67,45 +89,53 @@ func matrixSeed(t *testing.T) uint64 {
 	return n
 }
 
-func newMatrix(t *testing.T, w *world) *matrix {
-	t.Helper()
-	m := &matrix{flows: newFlows(t, w), dir: t.TempDir(), rng: rand.New(rand.NewPCG(matrixSeed(t), 4))}
-	w.plugin("failing-testworkflow", "testworkflow")
+// newMatrix makes w's daemons such that can be killed at a place. The handler
+// is to have the variable FAILPOINTS with the directory too.
+func newMatrix(w *world) *matrix {
+	w.t.Helper()
+	m := &matrix{world: w, dir: w.t.TempDir(), rng: rand.New(rand.NewPCG(matrixSeed(w.t), 4))}
+	must(w.t, os.Mkdir(filepath.Join(m.dir, "seen"), 0o755))
 	w.binary, w.environ = "failing-pgqrsd", []string{"FAILPOINTS=" + m.dir}
-	must(t, os.Mkdir(filepath.Join(m.dir, "seen"), 0o755))
-	m.s = m.settings("concurrency = 20\nmax_attempts = 1000", "FAILPOINTS="+m.dir)
-	m.s.daemon = quickFleet // the worker of a daemon that died is soon given up
 	return m
 }
 
-// kill works through the matrix of the places that a run of everything passes.
-func (m *matrix) kill(victims ...string) {
-	m.d = m.up("first", m.s)
-	m.load()
-	m.finish("nothing", m.load(), true)
+// killAt works through the matrix of the places that a run of everything
+// passes, among which those of expected must be, and always those of every.
+func (m *matrix) killAt(every []string, victims []string, expected ...string) {
+	m.t.Helper()
+	m.s.daemon = quickFleet // the worker of a daemon that died is soon given up
+	m.d = m.start("first", m.s)
+	m.work.open()
+	m.work.load()
+	m.finish("nothing", m.work.load(), true)
 	points := m.seen()
-	for _, must := range []string{"host-sends.jobs", "host-sent.replies", "host-got.calls", "host-took.results", "host-sends.drain",
-		"handler-got.replies", "handler-took.jobs", "handler-sends.calls", "handler-sent.results"} {
+	for _, must := range append(expected, every...) {
 		if !slices.Contains(points, must) {
 			m.t.Errorf("no run passes %s, but %v", must, points)
 		}
 	}
-	var all []fatality
+	var part, rest []fatality
 	for _, point := range points {
 		for _, victim := range victims {
-			passes := 1
+			f := fatality{point, 1, victim}
 			if isOften(point) {
-				passes += m.rng.IntN(3)
+				f.passes += m.rng.IntN(3)
 			}
-			all = append(all, fatality{point, passes, victim})
+			if slices.Contains(every, point) {
+				part = append(part, f)
+			} else {
+				rest = append(rest, f)
+			}
 		}
 	}
-	m.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	part := all
+	m.rng.Shuffle(len(part), func(i, j int) { part[i], part[j] = part[j], part[i] })
+	m.rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+	all := len(part) + len(rest)
 	if os.Getenv("PGQRS_TEST_MATRIX") != "all" {
-		part = all[:min(len(all), 16)]
+		rest = rest[:min(len(rest), max(16-len(part), 0))]
 	}
-	m.t.Logf("%d places, %d of %d kills, PGQRS_TEST_SEED=%d", len(points), len(part), len(all), matrixSeed(m.t))
+	part = append(part, rest...)
+	m.t.Logf("%d places, %d of %d kills, PGQRS_TEST_SEED=%d", len(points), len(part), all, matrixSeed(m.t))
 	fired := 0
 	for _, f := range part {
 		if m.one(f) {
@@ -117,6 +147,7 @@ func (m *matrix) kill(victims ...string) {
 			m.t.Fatalf("after %+v", f)
 		}
 	}
+	m.t.Logf("%d kills came about", fired)
 	if 4*fired < 3*len(part) {
 		m.t.Errorf("only %d of %d kills came about", fired, len(part))
 	}
@@ -129,7 +160,7 @@ func (m *matrix) kill(victims ...string) {
 // stop or a start of the daemon.
 func isOften(point string) bool {
 	_, what, _ := strings.Cut(point, ".")
-	return slices.Contains([]string{"jobs", "started", "calls", "replies", "results", "dequeue", "load", "settle", "transaction"}, what)
+	return slices.Contains([]string{"jobs", "started", "calls", "replies", "results", "dequeue", "load", "settle", "transaction", "step-tx"}, what)
 }
 
 // seen are the places that were passed.
@@ -152,7 +183,7 @@ func (m *matrix) one(f fatality) bool {
 	tmp := filepath.Join(m.dir, "order")
 	must(m.t, os.WriteFile(tmp, []byte(order), 0o600))
 	must(m.t, os.Rename(tmp, filepath.Join(m.dir, "armed")))
-	m.finish(fmt.Sprintf("%+v", f), m.load(), !isOften(f.point))
+	m.finish(fmt.Sprintf("%+v", f), m.work.load(), !isOften(f.point))
 	must(m.t, errOr(os.Remove(filepath.Join(m.dir, "armed")), os.ErrNotExist))
 	return os.Remove(filepath.Join(m.dir, "fired")) == nil
 }
@@ -173,7 +204,7 @@ func (m *matrix) pid(victim string) (pid int) {
 	case "daemon":
 		return m.d.cmd.Process.Pid
 	case "handler":
-		m.eventually("a handler to be there", func() bool {
+		m.work.eventually("a handler to be there", func() bool {
 			m.keep()
 			pids := m.d.children()
 			if len(pids) > 0 {
@@ -183,7 +214,7 @@ func (m *matrix) pid(victim string) (pid int) {
 		})
 		return pid
 	}
-	m.eventually("Postgres to say who its checkpointer is", func() bool {
+	m.work.eventually("Postgres to say who its checkpointer is", func() bool {
 		conn, err := pgx.Connect(m.t.Context(), m.dsn)
 		if err != nil {
 			return false
@@ -204,44 +235,18 @@ func (m *matrix) keep() {
 	}
 }
 
-// load starts runs of everything: steps, tries, sleeps, branches, children,
-// events, and signals to those in the returned list that receive them.
-func (m *matrix) load() (ids []int64) {
-	m.t.Helper()
-	create := func(ops ...op) int64 {
-		var id int64
-		m.created++
-		// Postgres may be away for a moment.
-		m.eventually("a run to be started", func() bool {
-			made, err := m.tryCreate(fmt.Sprint("run ", m.created), ops...)
-			id = made
-			return err == nil
-		})
-		ids = append(ids, id)
-		return id
-	}
-	for i := range 3 {
-		receiver := create(step("a"), receive("go").with("ms", 600_000), step("b"))
-		create(step("c"), op{"op": "send", "name": "go", "run": receiver, "payload": i}, step("d"))
-		create(step("e").with("fail", 1).with("tries", 3), op{"op": "sleep", "name": "nap", "ms": 1 + m.rng.IntN(40)}, op{"op": "event", "name": "ev", "payload": i}, step("f"))
-		create(op{"op": "child", "name": "kid", "ops": []op{step("k")}}, step("g"),
-			op{"op": "branches", "name": "fork", "ops": []op{step("h"), step("i"), {"op": "sleep", "name": "j", "ms": 5}}}, step("l"))
-	}
-	return ids
-}
-
 // finish waits until the runs have ended, keeping the daemon up, and checks
 // them. With again it is stopped as in a deploy in the middle.
 func (m *matrix) finish(what string, ids []int64, again bool) {
 	m.t.Helper()
 	if again {
-		until := len(m.lines()) + 5
-		m.eventually("the runs to go on, "+what, func() bool {
+		until := m.work.progress() + 5
+		m.work.eventually("the runs to go on, "+what, func() bool {
 			m.keep()
-			return len(m.lines()) >= until || m.unfinishedRuns() == 0
+			return m.work.progress() >= until || m.work.unfinishedRuns() == 0
 		})
 		_ = m.d.cmd.Process.Signal(syscall.SIGTERM) // it may have died
-		m.eventually("the daemon to end, "+what, func() bool {
+		m.work.eventually("the daemon to end, "+what, func() bool {
 			select {
 			case <-m.d.exited:
 				return true
@@ -250,20 +255,9 @@ func (m *matrix) finish(what string, ids []int64, again bool) {
 			}
 		})
 	}
-	m.eventually("every run to end, "+what, func() bool {
+	m.work.eventually("every run to end, "+what, func() bool {
 		m.keep()
-		return m.unfinishedRuns() == 0
+		return m.work.unfinishedRuns() == 0
 	})
-	for _, id := range ids {
-		r := m.run(id)
-		if r.Status != store.RunSucceeded {
-			m.t.Errorf("%s: run %d is %s: %v", what, id, r.Status, r.Errors)
-		}
-	}
-	for i := 0; i < len(ids); i += 4 { // the receivers
-		if out := string(m.run(ids[i]).Output); !strings.Contains(out, fmt.Sprintf("%q", fmt.Sprint(i/4))) {
-			m.t.Errorf("%s: run %d received something else than %d: %s", what, ids[i], i/4, out)
-		}
-	}
-	m.noneRanAgain(ids...)
+	m.work.check(what, ids)
 }

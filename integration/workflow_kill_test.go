@@ -116,9 +116,11 @@ func (w *flows) goesOn(n int) {
 	})
 }
 
-// unfinishedRuns counts the runs that have not ended; -1 while the database is away.
-func (w *flows) unfinishedRuns() int64 {
-	n, err := w.store.Messages().Count(w.t.Context(), store.MessageFilter{Queue: "flow"})
+func (w *flows) unfinishedRuns() int64 { return w.unfinishedOf("flow") }
+
+// unfinishedOf counts a workflow's runs that have not ended; -1 while the database is away.
+func (w *world) unfinishedOf(workflow string) int64 {
+	n, err := w.store.Messages().Count(w.t.Context(), store.MessageFilter{Queue: workflow})
 	if err != nil {
 		return -1
 	}

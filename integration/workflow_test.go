@@ -204,12 +204,15 @@ func TestWorkflowPausesAndTriesAgain(t *testing.T) {
 }
 
 // A run whose step fails for good fails; it is retried after the mend, and forked,
-// without what was recorded before running again.
+// without what was recorded before, or beside it in another branch, running again.
+// A time-out that the run had come to terms with stays one.
 func TestWorkflowRetryAndFork(t *testing.T) {
 	t.Parallel()
 	onFlows(t, func(t *testing.T, w *flows) {
 		d := w.up("a", w.settings(""))
-		id := w.create(step("before"), step("breaks").with("unless_file", "mended"), step("behind"))
+		id := w.create(receive("late").with("ms", 1), step("before"), op{"op": "branches", "name": "all", "ops": []op{
+			step("breaks").with("unless_file", "mended"), step("beside"),
+		}}, step("behind"))
 		w.becomes(id, store.RunFailed)
 		if _, stderr, code := w.cli("workflow", "result", fmt.Sprint(id)); code != 1 || !strings.Contains(stderr, "file mended is missing") {
 			t.Errorf("the result of a failed run: status %d, %s", code, stderr)
@@ -220,10 +223,10 @@ func TestWorkflowRetryAndFork(t *testing.T) {
 		var forked struct{ ID int64 }
 		w.cliOK(&forked, "workflow", "fork", fmt.Sprint(id), "--from", "behind")
 		second := w.output(forked.ID)
-		if !slices.Equal(first[:2], second[:2]) || first[2] == second[2] {
-			t.Errorf("the fork from the third step has %v, the run had %v", second, first)
+		if !slices.Equal(first[:3], second[:3]) || first[3] == second[3] || first[0] != "timed out" {
+			t.Errorf("the fork from the last step has %v, the run had %v", second, first)
 		}
-		for name, want := range map[string]int{"before": 1, "breaks": 2, "behind": 1} {
+		for name, want := range map[string]int{"before": 1, "breaks": 2, "beside": 1, "behind": 1} {
 			if n := w.count("body", id, name); n != want {
 				t.Errorf("the body of %s ran %d times, want %d", name, n, want)
 			}
@@ -293,7 +296,6 @@ func TestWorkflowVersions(t *testing.T) {
 		}
 		d.stop()
 		d = w.up("c", w.settings("", "VERSION=v3", "CARRIES_ON=v1,v2"))
-		w.cliOK(nil, "workflow", "send", fmt.Sprint(id), "nudge") // instead of waiting for its next look
 		w.output(id)
 		if n := w.count("body", id, "first"); n != 1 {
 			t.Errorf("the first step's body ran %d times", n)

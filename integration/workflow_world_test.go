@@ -46,21 +46,27 @@ func (w *flows) settings(queue string, env ...string) settings {
 func (w *flows) up(name string, s settings) *process {
 	w.t.Helper()
 	p := w.start(name, s)
-	w.eventually("queue flow to be there", func() bool {
-		_, err := w.store.Queues().Get(w.t.Context(), "flow")
-		return err == nil
-	})
+	w.queueThere("flow")
 	return p
+}
+
+// queueThere waits until a handler that serves the queue has made it.
+func (w *world) queueThere(queue string) {
+	w.t.Helper()
+	eventually(w.t, "queue "+queue+" to be there", func() bool {
+		_, err := w.store.Queues().Get(w.t.Context(), queue)
+		return err == nil
+	}, func() string { return "" })
 }
 
 // eventually waits until what holds, and otherwise says how the runs are.
 func (w *flows) eventually(what string, holds func() bool) {
 	w.t.Helper()
-	eventually(w.t, what, holds, w.things)
+	eventually(w.t, what, holds, w.openRuns)
 }
 
-// things says which runs have not ended, and where they are.
-func (w *flows) things() string {
+// openRuns says which runs have not ended, and where they are.
+func (w *world) openRuns() string {
 	var b strings.Builder
 	runs, err := w.store.Workflows().List(context.WithoutCancel(w.t.Context()), store.RunFilter{Page: store.Page{Limit: 1000}})
 	fmt.Fprintf(&b, "%d runs %s\n", len(runs), errOrEmpty(err))
@@ -119,11 +125,28 @@ func (w *flows) createMany(n int, ops ...op) []int64 {
 	return ids
 }
 
-func (w *flows) run(id int64) store.Run {
+// ask asks the database, which may be away for a moment after it was killed.
+func ask[T any](w *world, question func(ctx context.Context) (T, error)) (answer T) {
 	w.t.Helper()
-	r, err := w.store.Workflows().Get(w.t.Context(), id)
-	must(w.t, err)
-	return r
+	eventually(w.t, "the database to answer", func() bool {
+		var err error
+		if answer, err = question(w.t.Context()); errors.Is(err, store.ErrUnavailable) {
+			return false
+		}
+		must(w.t, err)
+		return true
+	}, w.openRuns)
+	return answer
+}
+
+func (w *world) run(id int64) store.Run {
+	w.t.Helper()
+	return ask(w, func(ctx context.Context) (store.Run, error) { return w.store.Workflows().Get(ctx, id) })
+}
+
+func (w *world) steps(id int64) []store.StepRecord {
+	w.t.Helper()
+	return ask(w, func(ctx context.Context) ([]store.StepRecord, error) { return w.store.Workflows().Steps(ctx, id) })
 }
 
 // becomes waits until a run has a status.
@@ -228,9 +251,7 @@ func (w *flows) noneRanAgain(ids ...int64) {
 	}
 	recorded := make(map[key]store.StepRecord)
 	for _, id := range ids {
-		steps, err := w.store.Workflows().Steps(w.t.Context(), id)
-		must(w.t, err)
-		for _, s := range steps {
+		for _, s := range w.steps(id) {
 			recorded[key{id, s.Name[strings.LastIndexByte(s.Name, '/')+1:]}] = s // without its branch
 		}
 	}

@@ -21,14 +21,14 @@ func ValidateNew(v *Validator, m NewMessage) error {
 		return err
 	}
 	if m.Priority < MinPriority || m.Priority > MaxPriority {
-		return fmt.Errorf("priority %d is outside %d to %d: %w", m.Priority, MinPriority, MaxPriority, ErrInvalid)
+		return Invalidf("priority %d is outside %d to %d", m.Priority, MinPriority, MaxPriority)
 	}
 	if m.Delay < 0 {
-		return fmt.Errorf("delay %s is negative: %w", m.Delay, ErrInvalid)
+		return Invalidf("delay %s is negative", m.Delay)
 	}
 	for k, val := range m.Headers {
 		if k == "" || CleanText(k) != k || CleanText(val) != val {
-			return fmt.Errorf("header %q: keys must not be empty, and keys and values must be UTF-8 without NUL: %w", k, ErrInvalid)
+			return Invalidf("header %q: keys must not be empty, and keys and values must be UTF-8 without NUL", k)
 		}
 	}
 	return nil
@@ -37,10 +37,10 @@ func ValidateNew(v *Validator, m NewMessage) error {
 // ValidatePolicy checks a queue's policy; zero fields are their defaults.
 func ValidatePolicy(p QueuePolicy) error {
 	if p.Kind != "" && p.Kind != JobQueue && p.Kind != WorkflowQueue {
-		return fmt.Errorf("queue kind %q is neither %s nor %s: %w", p.Kind, JobQueue, WorkflowQueue, ErrInvalid)
+		return Invalidf("queue kind %q is neither %s nor %s", p.Kind, JobQueue, WorkflowQueue)
 	}
 	if p.MaxAttempts < 0 {
-		return fmt.Errorf("max attempts %d is negative: %w", p.MaxAttempts, ErrInvalid)
+		return Invalidf("max attempts %d is negative", p.MaxAttempts)
 	}
 	return nil
 }
@@ -54,13 +54,13 @@ func ValidateOutcome(o Outcome) error {
 	case OutcomeDone, OutcomeRetry, OutcomeSnooze, OutcomeDiscard, OutcomeRelease, OutcomeDelete,
 		OutcomeStep, OutcomeWait, OutcomeCancel:
 	default:
-		return fmt.Errorf("outcome kind %q is unknown: %w", o.Kind, ErrInvalid)
+		return Invalidf("outcome kind %q is unknown", o.Kind)
 	}
 	if err := ValidateOutput(o.Output); err != nil {
 		return err
 	}
 	if o.Delay < 0 {
-		return fmt.Errorf("delay %s is negative: %w", o.Delay, ErrInvalid)
+		return Invalidf("delay %s is negative", o.Delay)
 	}
 	for i, m := range o.Enqueue {
 		if err := ValidateNew(storable, m); err != nil {
@@ -100,13 +100,13 @@ const MaxStepName = 256
 func ValidateStepKey(k StepKey) error {
 	switch {
 	case k.Name == "":
-		return fmt.Errorf("step name is empty: %w", ErrInvalid)
+		return Invalidf("step name is empty")
 	case len(k.Name) > MaxStepName:
-		return fmt.Errorf("step name is %d bytes long, the limit is %d: %w", len(k.Name), MaxStepName, ErrInvalid)
+		return Invalidf("step name is %d bytes long, the limit is %d", len(k.Name), MaxStepName)
 	case CleanText(k.Name) != k.Name:
-		return fmt.Errorf("step name %q is not UTF-8 without NUL: %w", k.Name, ErrInvalid)
+		return Invalidf("step name %q is not UTF-8 without NUL", k.Name)
 	case outside(k.Occurrence):
-		return fmt.Errorf("step %s: occurrence %d is negative or too large: %w", k.Name, k.Occurrence, ErrInvalid)
+		return Invalidf("step %s: occurrence %d is negative or too large", k.Name, k.Occurrence)
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func ValidateInfo(info json.RawMessage) error {
 		return fmt.Errorf("worker info: %w", err)
 	}
 	if info[firstByte(info)] != '{' {
-		return fmt.Errorf("worker info is not a JSON object: %w", ErrInvalid)
+		return Invalidf("worker info is not a JSON object")
 	}
 	return nil
 }

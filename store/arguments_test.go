@@ -103,7 +103,7 @@ func TestValidateOutcome(t *testing.T) {
 		{"bad follow-up", Outcome{Kind: OutcomeDone, Enqueue: []NewMessage{good, {Queue: "q"}}}, "follow-up message 2: "},
 		{"bad step name", Outcome{Kind: OutcomeDone, Steps: []StepResult{{}}}, "step name is empty"},
 		{"bad step output", Outcome{Kind: OutcomeDone,
-			Steps: []StepResult{{StepKey: StepKey{Name: "s", Occurrence: 2}, Output: json.RawMessage(`{`)}}}, "step s[2]: output: "},
+			Steps: []StepResult{{StepKey: StepKey{Name: "s", Occurrence: 2}, Output: json.RawMessage(`{`)}}}, "step s#2: output: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) { refused(t, ValidateOutcome(tt.outcome), tt.detail) })
 	}

@@ -79,6 +79,10 @@ type Outcome struct {
 	Steps []StepResult
 	// Wait is for OutcomeWait.
 	Wait *Wait
+	// Failed is for OutcomeDiscard of a run that a failed step has ended: where
+	// the failure, and what came of it, begins in each branch. A retry forgets the
+	// steps from there on; without it, none.
+	Failed []Place
 	// Version is the handler version that the run runs with; kept of the first
 	// outcome that records something of the run.
 	Version string
@@ -92,7 +96,9 @@ type Settled struct {
 	Halt Halt
 	// Err is ErrLeaseLost when the lease is not held any more, or why the item
 	// itself was refused (ErrInvalid, *PayloadError, *UnknownQueueError), in
-	// which case its lease is still held.
+	// which case its lease is still held. ErrUnavailable says the same, and that
+	// the item can be settled again: somebody else's transaction keeps a row
+	// locked that it needs.
 	Err error
 }
 

@@ -32,6 +32,9 @@ var (
 	ErrSchemaVersion = errors.New("schema version mismatch")
 	// ErrKeyConflict says that a run of the same key was started with another input.
 	ErrKeyConflict = errors.New("key already used with another input")
+	// ErrSignalsFull says that a run has as many signals that it has not received
+	// as it may have; see MaxSignals. It may receive some of them later.
+	ErrSignalsFull = errors.New("too many signals wait to be received")
 	// ErrInvalid says that an argument breaks a rule; the message names it.
 	ErrInvalid = errors.New("invalid")
 	// ErrDSN says that the DSN cannot be understood, or names no database of
@@ -79,16 +82,88 @@ func (e *HoldsMessagesError) Error() string {
 	return fmt.Sprintf("worker %d still holds %d messages; wait until they are settled, or release them", e.Worker, e.Messages)
 }
 
+// Invalidf is an error that is ErrInvalid and says what breaks which rule. The
+// sentinel's own text, which adds nothing to that, does not show.
+func Invalidf(format string, args ...any) error {
+	return &invalidError{fmt.Errorf(format, args...)}
+}
+
+type invalidError struct{ reason error }
+
+func (e *invalidError) Error() string { return e.reason.Error() }
+
+func (e *invalidError) Unwrap() []error { return []error{e.reason, ErrInvalid} }
+
+// NotRunError is the use of a message that is a job as a run. It is ErrNotFound.
+type NotRunError struct{ ID int64 }
+
+func (e *NotRunError) Error() string {
+	return fmt.Sprintf("message %d is a job, not a run; see `pgqrsd message get %d`", e.ID, e.ID)
+}
+
+func (e *NotRunError) Unwrap() error { return ErrNotFound }
+
+// RunEnded says that a run has ended, and how. It is ErrTerminal.
+func RunEnded(s RunStatus) error {
+	if s == RunCancelled {
+		return fmt.Errorf("it was cancelled: %w", ErrTerminal)
+	}
+	return fmt.Errorf("it has %s: %w", s, ErrTerminal)
+}
+
+// NotFailed says that a run cannot be retried.
+func NotFailed(s RunStatus) error {
+	return Invalidf("it is %s, and only a failed run can be retried", s)
+}
+
+// Cancelling says that a run cannot be paused any more.
+func Cancelling() error {
+	return Invalidf("it is being cancelled, and ends at its next step")
+}
+
+// NoStep says that a run has no such step to fork from, and names some that it has.
+func NoStep(key StepKey, steps []StepRecord) error {
+	const named = 10
+	if len(steps) == 0 {
+		return Invalidf("it has no step %s; nothing is recorded of it", key.Text())
+	}
+	names := make([]string, 0, named)
+	for _, s := range steps[:min(len(steps), named)] {
+		names = append(names, s.Text())
+	}
+	more := ""
+	if len(steps) > named {
+		more = fmt.Sprintf(" and %d more", len(steps)-named)
+	}
+	return Invalidf("it has no step %s; it has %s%s (a step of a branch is called branch/step, a later use in a loop step#1, step#2)",
+		key.Text(), strings.Join(names, ", "), more)
+}
+
+// NotWorkflow says that a queue that was named as a workflow is one of jobs.
+func NotWorkflow(queue string) error {
+	return Invalidf("queue %q is for jobs, not for a workflow", queue)
+}
+
 // UnknownQueueError is the use of a queue that does not exist. It is ErrNotFound.
 type UnknownQueueError struct {
 	Queue string
+	// Kind is what it was to be; empty is a queue of jobs.
+	Kind QueueKind
 	// Near lists existing queues with similar names, nearest first.
 	Near []string
 }
 
 func (e *UnknownQueueError) Error() string {
-	if len(e.Near) > 0 {
-		return fmt.Sprintf("queue %q does not exist; did you mean %s?", e.Queue, strings.Join(e.Near, ", "))
+	what := "queue"
+	if e.Kind == WorkflowQueue {
+		what = "workflow"
+	}
+	switch {
+	case len(e.Near) > 0:
+		return fmt.Sprintf("%s %q does not exist; did you mean %s?", what, e.Queue, strings.Join(e.Near, ", "))
+	case e.Kind == WorkflowQueue:
+		return fmt.Sprintf("workflow %q does not exist; the daemon creates it when a handler serves it, or `pgqrsd queue create %s --kind workflow` does",
+			e.Queue, e.Queue)
 	}
 	return fmt.Sprintf("queue %q does not exist; create it with `pgqrsd queue create %s`", e.Queue, e.Queue)
 }

@@ -27,6 +27,13 @@ func TestErrorTexts(t *testing.T) {
 			`queue "censu" does not exist; did you mean census, censor?`, ErrNotFound},
 		{&UnknownQueueError{Queue: "mail"},
 			"queue \"mail\" does not exist; create it with `pgqrsd queue create mail`", ErrNotFound},
+		{&UnknownQueueError{Queue: "order", Kind: WorkflowQueue},
+			"workflow \"order\" does not exist; the daemon creates it when a handler serves it, or `pgqrsd queue create order --kind workflow` does", ErrNotFound},
+		{&UnknownQueueError{Queue: "ordr", Kind: WorkflowQueue, Near: []string{"order"}},
+			`workflow "ordr" does not exist; did you mean order?`, ErrNotFound},
+		{&NotRunError{ID: 7}, "message 7 is a job, not a run; see `pgqrsd message get 7`", ErrNotFound},
+		{Invalidf("delay %d is negative", -1), "delay -1 is negative", ErrInvalid},
+		{NoStep(StepKey{Name: "a", Occurrence: 2}, nil), "it has no step a#2; nothing is recorded of it", ErrInvalid},
 		{&PayloadError{Rule: RuleMaxBytes, Detail: "2 bytes, the limit is 1"},
 			"payload breaks rule max_bytes: 2 bytes, the limit is 1", ErrInvalid},
 		{&BatchError{Index: 4, Err: ErrInvalid}, "message 5 of the batch: invalid", ErrInvalid},
@@ -36,7 +43,7 @@ func TestErrorTexts(t *testing.T) {
 			"schema pgqrs is at version 1, this binary needs 2; run `pgqrsd install`", ErrSchemaVersion},
 		{&SchemaVersionError{Schema: "pgqrs", Have: 3, Want: 2},
 			"schema pgqrs is at version 3, newer than this binary's 2; upgrade pgqrsd", ErrSchemaVersion},
-		{&StepError{StepKey: StepKey{Name: "fetch", Occurrence: 2}, Reason: "no route"}, "step fetch[2] failed: no route", nil},
+		{&StepError{StepKey: StepKey{Name: "fetch", Occurrence: 2}, Reason: "no route"}, "step fetch#2 failed: no route", nil},
 	} {
 		if got := tt.err.Error(); got != tt.want {
 			t.Errorf("%T says\n  %s, want\n  %s", tt.err, got, tt.want)

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -81,19 +80,25 @@ type Queues interface {
 
 // ValidateQueueName accepts 1 to MaxQueueName letters, digits and "_-.:",
 // starting with a letter, a digit or "_".
-func ValidateQueueName(name string) error {
+func ValidateQueueName(name string) error { return validateName("queue", name) }
+
+// ValidateWorkflowName is ValidateQueueName for the name of a workflow, which is
+// its queue's.
+func ValidateWorkflowName(name string) error { return validateName("workflow", name) }
+
+func validateName(of, name string) error {
 	if name == "" {
-		return fmt.Errorf("queue name is empty: %w", ErrInvalid)
+		return Invalidf("%s name is empty", of)
 	}
 	if len(name) > MaxQueueName {
-		return fmt.Errorf("queue name is %d bytes long, the limit is %d: %w", len(name), MaxQueueName, ErrInvalid)
+		return Invalidf("%s name is %d bytes long, the limit is %d", of, len(name), MaxQueueName)
 	}
 	for i, c := range []byte(name) {
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
 		case i > 0 && (c == '-' || c == '.' || c == ':'):
 		default:
-			return fmt.Errorf("queue name %q: letters, digits and _-.: only, starting with a letter, a digit or _: %w", name, ErrInvalid)
+			return Invalidf("%s name %q: letters, digits and _-.: only, starting with a letter, a digit or _", of, name)
 		}
 	}
 	return nil
@@ -122,6 +127,9 @@ type SystemStats struct {
 	// Stranded are the runs that wait for a handler of their version; Delayed
 	// counts them too.
 	Stranded int64
+	// Unserved are the ready runs of workflows that have no consumer anywhere;
+	// Ready counts them too.
+	Unserved int64
 	Workers  map[WorkerState]int64
 	// SchemaVersion is the installed schema's version.
 	SchemaVersion int64

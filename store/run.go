@@ -26,6 +26,15 @@ func (s RunStatus) Terminal() bool {
 	return s == RunSucceeded || s == RunFailed || s == RunCancelled
 }
 
+// Known says that it is one of the statuses above.
+func (s RunStatus) Known() bool {
+	switch s {
+	case RunQueued, RunRunning, RunWaiting, RunPaused, RunCancelling, RunSucceeded, RunFailed, RunCancelled:
+		return true
+	}
+	return false
+}
+
 // WaitKind is what a waiting run waits for.
 type WaitKind string
 
@@ -118,27 +127,37 @@ type Event struct {
 type RunControl interface {
 	// Send leaves a signal for a run and wakes it if it waits, for whatever.
 	// created is false if a signal of this key was there before. A signal that
-	// arrives before, while or after the run waits for it is never lost.
+	// arrives before, while or after the run waits for it is never lost. A run
+	// that has MaxSignals, or MaxSignalBytes of them, which no step has taken gets
+	// no more: ErrSignalsFull.
 	Send(ctx context.Context, s NewSignal) (id int64, created bool, err error)
 	// Cancel ends a run: one that no worker has at once, as cancelled; one that
 	// is leased at its next step boundary (RunCancelling until then), whatever
 	// its handler answers. descend cancels the runs that it started, and theirs,
 	// too. It returns the status after it. Cancelling again changes nothing.
 	Cancel(ctx context.Context, id int64, descend bool) (RunStatus, error)
-	// Pause keeps a run from carrying on: it stops at its next step boundary, or
-	// is not begun. Resume lets it carry on. Neither costs an attempt. Both are
-	// idempotent.
+	// Pause keeps a run from carrying on: it stops at its next step boundary
+	// (Run.Pausing until then), or is not begun. Resume lets it carry on; a delay
+	// of its start or of its next attempt still counts from when it began. A run
+	// that waits for a handler of its version is ready at once, for one that may
+	// have come. Neither costs an attempt. Both are idempotent. A run that is being
+	// cancelled cannot be paused: ErrInvalid.
 	Pause(ctx context.Context, id int64) error
 	Resume(ctx context.Context, id int64) error
-	// Retry carries a failed run on: in each branch its last failed step, and what
-	// was recorded after that, are forgotten, the others are kept, and its
-	// attempts start at zero. So a step that makes up for the failure goes with
-	// it, and a failure that the code had come to terms with stays. A run that has
-	// not failed is ErrInvalid.
+	// Retry carries a failed run on, its attempts starting at zero. It forgets what
+	// the last outcome says has ended the run (Outcome.Failed) and keeps all other
+	// steps, as it keeps all where the run has ended for another reason: its last
+	// attempt has failed, it has diverged, its worker has died. Signals that the
+	// forgotten steps had taken can be taken again. What these have done outside
+	// stays done: a run that one of them started goes on by itself, or has ended,
+	// and when the step is recorded again it starts another one. A run that has not
+	// failed is ErrInvalid.
 	Retry(ctx context.Context, id int64) error
 	// Fork starts a new run with the input of another one, whatever its state,
-	// and its recorded steps up to, not including, the named one. ErrInvalid if
-	// there is no such step; the zero StepKey keeps no step.
+	// and the results that were recorded before the named step; what waits is to be
+	// done again. ErrInvalid if there is no such step; the zero StepKey keeps no
+	// step. The new run has the signals that the steps it keeps have taken, as
+	// taken; the others stay with the first run alone.
 	Fork(ctx context.Context, id int64, from StepKey) (int64, error)
 	// Signals lists a run's signals, oldest first; Events its events by name.
 	// Both also for runs that have ended.

@@ -4,18 +4,31 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Limits of what names the things of a run, in bytes.
 const (
-	// MaxTopic is the longest topic of a signal, and the longest name of an event.
-	MaxTopic = 256
+	// MaxTopic is the longest topic of a signal, and the longest name of an event:
+	// they name steps, beside which branches have room.
+	MaxTopic = 200
 	// MaxSignalKey is the longest key of a signal.
 	MaxSignalKey = 512
+	// MaxRunKey is the longest key of a run.
+	MaxRunKey = 1024
 	// MaxVersion is the longest version of a handler.
 	MaxVersion = 256
 	// MaxWaitFor is the longest Wait.For.
 	MaxWaitFor = 512
+)
+
+// How many signals that no step has taken one run may have, and how many bytes
+// their payloads: all of them travel with the run each time it is leased, and its
+// steps and its input want room beside them. A few more may come to be there when
+// several are sent at the same moment.
+const (
+	MaxSignals     = 10_000
+	MaxSignalBytes = 8 << 20
 )
 
 var (
@@ -25,10 +38,14 @@ var (
 )
 
 // ValidateTopic accepts a signal's topic or an event's name: 1 to MaxTopic
-// bytes of UTF-8 without NUL.
+// bytes of UTF-8 without NUL and "/". A step that receives is called as the topic,
+// and what stands before a slash there is a branch.
 func ValidateTopic(topic string) error {
 	if topic == "" {
-		return fmt.Errorf("topic is empty: %w", ErrInvalid)
+		return Invalidf("the topic is empty")
+	}
+	if strings.Contains(topic, "/") {
+		return Invalidf("topic %.40q holds a \"/\", which stands between branches and steps", topic)
 	}
 	return validateText("topic", topic, MaxTopic)
 }
@@ -55,14 +72,14 @@ func validateSignal(v *Validator, s NewSignal) error {
 func ValidateRun(r NewRun) error { return validateRun(DefaultValidator, r) }
 
 func validateRun(v *Validator, r NewRun) error {
+	if err := ValidateWorkflowName(r.Workflow); err != nil {
+		return err
+	}
 	msg := r.Message()
 	if err := ValidateNew(v, msg); err != nil {
 		return err
 	}
-	if CleanText(r.Key) != r.Key {
-		return fmt.Errorf("key %q is not UTF-8 without NUL: %w", r.Key, ErrInvalid)
-	}
-	return nil
+	return validateText("key", r.Key, MaxRunKey)
 }
 
 // Message is the message that a new run is.
@@ -82,27 +99,43 @@ func validateRunOutcome(o Outcome) error {
 	if err := validateWait(o); err != nil {
 		return err
 	}
+	if len(o.Failed) > 0 && o.Kind != OutcomeDiscard {
+		return Invalidf("outcome %s says which steps have ended the run; only discard may", o.Kind)
+	}
+	for _, p := range o.Failed {
+		if err := ValidatePlace(p); err != nil {
+			return err
+		}
+	}
 	for _, s := range o.Steps {
 		if err := ValidateStepKey(s.StepKey); err != nil {
 			return err
 		}
 		if err := validateStep(s); err != nil {
-			return fmt.Errorf("step %s[%d]: %w", s.Name, s.Occurrence, err)
+			return fmt.Errorf("step %s: %w", s.Text(), err)
 		}
 	}
 	return nil
 }
 
+// ValidatePlace accepts a place that a step may have.
+func ValidatePlace(p Place) error {
+	if outside(p.Position) {
+		return Invalidf("position %d is negative or too large", p.Position)
+	}
+	return validateText("branch", p.Branch, MaxStepName)
+}
+
 func validateWait(o Outcome) error {
 	switch {
 	case o.Kind == OutcomeWait && o.Wait == nil:
-		return fmt.Errorf("outcome wait does not say what for: %w", ErrInvalid)
+		return Invalidf("outcome wait does not say what for")
 	case o.Kind != OutcomeWait && o.Wait != nil:
-		return fmt.Errorf("outcome %s says what the run waits for; only wait may: %w", o.Kind, ErrInvalid)
+		return Invalidf("outcome %s says what the run waits for; only wait may", o.Kind)
 	case o.Wait == nil:
 		return nil
 	case !slices.Contains(waitKinds, o.Wait.Kind):
-		return fmt.Errorf("wait kind %q is unknown: %w", o.Wait.Kind, ErrInvalid)
+		return Invalidf("wait kind %q is unknown", o.Wait.Kind)
 	}
 	return validateText("what the run waits for", o.Wait.For, MaxWaitFor)
 }
@@ -110,15 +143,15 @@ func validateWait(o Outcome) error {
 func validateStep(s StepResult) error {
 	switch {
 	case !slices.Contains(stepKinds, s.Kind):
-		return fmt.Errorf("kind %q is unknown: %w", s.Kind, ErrInvalid)
+		return Invalidf("kind %q is unknown", s.Kind)
 	case !slices.Contains(results, s.State):
-		return fmt.Errorf("state %q is none that a result has: %w", s.State, ErrInvalid)
+		return Invalidf("state %q is none that a result has", s.State)
 	case s.State == StepWaiting && (s.Kind == StepSend || s.Kind == StepEvent):
-		return fmt.Errorf("a step of kind %s never waits: %w", s.Kind, ErrInvalid)
+		return Invalidf("a step of kind %s never waits", s.Kind)
 	case outside(s.Position) || outside(s.Tries):
-		return fmt.Errorf("position %d or tries %d is negative or too large: %w", s.Position, s.Tries, ErrInvalid)
+		return Invalidf("position %d or tries %d is negative or too large", s.Position, s.Tries)
 	case s.Took < 0:
-		return fmt.Errorf("it took %s, which is negative: %w", s.Took, ErrInvalid)
+		return Invalidf("it took %s, which is negative", s.Took)
 	}
 	if err := ValidateOutput(s.Output); err != nil {
 		return fmt.Errorf("output: %w", err)
@@ -137,11 +170,11 @@ func validateParts(s StepResult) error {
 	}
 	switch {
 	case s.Signal != 0 && (s.Kind != StepSignal || s.Ends() != StepSucceeded):
-		return fmt.Errorf("only a succeeded step of kind %s takes a signal: %w", StepSignal, ErrInvalid)
+		return Invalidf("only a succeeded step of kind %s takes a signal", StepSignal)
 	case s.Child != nil && (s.Kind != StepChild || s.State != StepWaiting):
-		return fmt.Errorf("only a waiting step of kind %s starts a run: %w", StepChild, ErrInvalid)
+		return Invalidf("only a waiting step of kind %s starts a run", StepChild)
 	case s.Send != nil && s.Kind != StepSend:
-		return fmt.Errorf("only a step of kind %s sends: %w", StepSend, ErrInvalid)
+		return Invalidf("only a step of kind %s sends", StepSend)
 	case s.Child != nil:
 		return validateRun(storable, *s.Child)
 	case s.Send != nil:
@@ -163,10 +196,10 @@ func (r StepResult) Ends() StepState {
 
 func validateText(what, text string, limit int) error {
 	if len(text) > limit {
-		return fmt.Errorf("%s is %d bytes long, the limit is %d: %w", what, len(text), limit, ErrInvalid)
+		return Invalidf("%s is %d bytes long, the limit is %d", what, len(text), limit)
 	}
 	if CleanText(text) != text {
-		return fmt.Errorf("%s %q is not UTF-8 without NUL: %w", what, text, ErrInvalid)
+		return Invalidf("%s %q is not UTF-8 without NUL", what, text)
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type Run struct {
 	// Steps counts the recorded steps.
 	Steps  int64
 	Status RunStatus
+	// Pausing says that the run was paused while it runs: it stops at its next step.
+	Pausing bool
 	// Wait is what a waiting run waits for; nil if it does not.
 	Wait *RunWait
 	// Version is the handler version that began the run.
@@ -61,6 +63,10 @@ type Workflows interface {
 	Delete(ctx context.Context, id int64) error
 	// Steps lists a run's recorded steps in the order of recording.
 	Steps(ctx context.Context, run int64) ([]StepRecord, error)
+	// WakeStranded makes ready at most limit runs of a workflow that wait for a
+	// handler of one of these versions, or of any version if there are none, and
+	// returns how many they were. Those that are paused stay as they are.
+	WakeStranded(ctx context.Context, workflow string, versions []string, limit int) (int64, error)
 	// Load returns what leased runs carry on from, in the order of ids; a run
 	// that nothing is recorded of has the zero state with its id. It is a constant
 	// number of statements.
@@ -86,6 +92,24 @@ type Workflow interface {
 type StepKey struct {
 	Name       string
 	Occurrence int
+}
+
+// Text is the key as people write it: name, or name#occurrence after the first.
+// It is no String, which whatever embeds the key would be printed as too.
+func (k StepKey) Text() string {
+	if k.Occurrence == 0 {
+		return k.Name
+	}
+	return fmt.Sprintf("%s#%d", k.Name, k.Occurrence)
+}
+
+// Place is the place of a step in its run.
+type Place struct {
+	// Branch is what the step's name begins with, without the slash behind it;
+	// empty is that of steps outside of branches.
+	Branch string `json:"branch,omitempty"`
+	// Position is StepRecord.Position.
+	Position int `json:"position"`
 }
 
 // StepState is a step's state.
@@ -164,7 +188,8 @@ type StepResult struct {
 	// StepFailed with its last error) and wakes the parent.
 	Child *NewRun
 	// Send is the signal that a StepSend sends, in the same transaction. To a run
-	// that has ended or is not there it records the step as failed instead.
+	// that has ended or is not there it records the step as failed instead; one that
+	// has as many as it may have refuses the outcome as ErrSignalsFull.
 	Send *NewSignal
 }
 
@@ -186,7 +211,7 @@ type StepError struct {
 }
 
 func (e *StepError) Error() string {
-	return fmt.Sprintf("step %s[%d] failed: %s", e.Name, e.Occurrence, e.Reason)
+	return fmt.Sprintf("step %s failed: %s", e.Text(), e.Reason)
 }
 
 // AcquireStep is Store.AcquireStep with a typed output: execute is true when
@@ -205,7 +230,7 @@ func AcquireStep[T any](ctx context.Context, s Store, lease Lease, key StepKey) 
 	}
 	if len(rec.Output) > 0 {
 		if err := json.Unmarshal(rec.Output, &out); err != nil {
-			return step, out, false, fmt.Errorf("decode the recorded output of step %s[%d] of run %d: %w", key.Name, key.Occurrence, lease.ID, err)
+			return step, out, false, fmt.Errorf("decode the recorded output of step %s of run %d: %w", key.Text(), lease.ID, err)
 		}
 	}
 	return step, out, false, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/signal"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgqrs/pgqrsd/internal/config"
 	"github.com/pgqrs/pgqrsd/store"
@@ -169,6 +171,38 @@ func atMost(n int, cmd *cobra.Command, got []string) error {
 		return usagef("%s does not know what to do with %q", cmd.CommandPath(), got[n])
 	}
 	return nil
+}
+
+// notEmpty refuses a flag that is given and empty: an unset variable of a script
+// must not do something else than what was meant. instead says what to do.
+func notEmpty(flag, instead string) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		if f := cmd.Flags().Lookup(flag); f.Changed && f.Value.String() == "" {
+			return usagef("--%s is empty; %s", flag, instead)
+		}
+		return nil
+	}
+}
+
+// badFlag words what pflag found wrong with a flag's value without naming the
+// functions that read it.
+func badFlag(_ *cobra.Command, err error) error {
+	bad := (*pflag.InvalidValueError)(nil)
+	number := (*strconv.NumError)(nil)
+	switch {
+	case !errors.As(err, &bad) || !errors.As(err, &number):
+		return err
+	case errors.Is(number.Err, strconv.ErrRange):
+		return usagef("--%s: %q is too large or too small", bad.GetFlag().Name, bad.GetValue())
+	}
+	kind := "a number"
+	switch bad.GetFlag().Value.Type() {
+	case "int", "int64":
+		kind = "a whole number"
+	case "bool":
+		kind = "true or false"
+	}
+	return usagef("--%s must be %s, not %q", bad.GetFlag().Name, kind, bad.GetValue())
 }
 
 // durationFlag is a flag that takes days too.

@@ -107,7 +107,7 @@ func (a *app) enqueue(ctx context.Context, s *session, f enqueueFlags, template 
 
 func (a *app) enqueueOne(ctx context.Context, p store.Producer, arg string, m store.NewMessage, ids *idPrinter) error {
 	var err error
-	if m.Payload, err = a.readPayload(arg); err != nil {
+	if m.Payload, err = a.read("payload", arg); err != nil {
 		return err
 	}
 	id, err := p.Enqueue(ctx, m)
@@ -117,24 +117,39 @@ func (a *app) enqueueOne(ctx context.Context, p store.Producer, arg string, m st
 	return ids.add(id)
 }
 
-func (a *app) readPayload(arg string) ([]byte, error) {
+// read reads what a flag says: the text itself, @FILE, or - for standard input.
+// what names it.
+func (a *app) read(what, arg string) ([]byte, error) {
 	file, isFile := strings.CutPrefix(arg, "@")
 	switch {
 	case arg == "-":
-		payload, err := io.ReadAll(a.in)
+		text, err := io.ReadAll(a.in)
 		if err != nil {
-			return nil, fmt.Errorf("read the payload from standard input: %w", err)
+			return nil, fmt.Errorf("read the %s from standard input: %w", what, err)
 		}
-		return payload, nil
+		return text, nil
 	case isFile:
-		payload, err := os.ReadFile(file)
+		text, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("read the payload: %w", err)
+			return nil, fmt.Errorf("read the %s: %w", what, err)
 		}
-		return payload, nil
+		return text, nil
 	default:
 		return []byte(arg), nil
 	}
+}
+
+// readJSON is read of what must pass the configured rules for payloads.
+func (a *app) readJSON(s *session, what, arg string) ([]byte, error) {
+	text, err := a.read(what, arg)
+	if err != nil {
+		return nil, err
+	}
+	err = s.cfg.Validator().Validate(text)
+	if bad := (*store.PayloadError)(nil); errors.As(err, &bad) {
+		bad.What = what
+	}
+	return text, err
 }
 
 // The bounds of a batch keep memory flat, whatever the file's length.

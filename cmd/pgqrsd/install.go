@@ -117,7 +117,7 @@ func statsFields(v view.SystemStats) [][2]string {
 		{"queues", v.Queues},
 		{"messages ready", v.Ready}, {"messages delayed", v.Delayed}, {"messages leased", v.Leased},
 		{"archived done", v.Done}, {"archived dead", v.Dead}, {"archived cancelled", v.Cancelled},
-		{"runs waiting for a version", v.RunsWaitingForVersion},
+		{"runs waiting for a version", v.RunsWaitingForVersion}, {"runs waiting for a handler", v.RunsWaitingForHandler},
 		{"workers ready", v.Workers.Ready}, {"workers suspended", v.Workers.Suspended}, {"workers stopped", v.Workers.Stopped},
 	} {
 		fields = append(fields, [2]string{n.name, strconv.FormatInt(n.count, 10)})

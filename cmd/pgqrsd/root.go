@@ -114,6 +114,7 @@ records what happened.`,
 	completeFlag(root, "dsn", cobra.NoFileCompletions)
 	completeFlag(root, "schema", cobra.NoFileCompletions)
 	asGroup(root)
+	root.SetFlagErrorFunc(badFlag)
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	root.AddCommand(
 		a.runCommand(), a.installCommand(), a.verifyCommand(), a.statsCommand(), a.configCommand(),

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,18 +34,16 @@ printed again. The same key with another input is an error.`,
   pgqrsd workflow create order --input @order.json --key order-4711`,
 		Args:              args("the NAME of the workflow"),
 		ValidArgsFunction: a.queueNames,
+		PreRunE:           notEmpty("key", "leave it out to start a run without a key"),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			var err error
-			if run.Input, err = a.readPayload(input); err != nil {
-				return err
-			}
-			if err := s.cfg.Validator().Validate(run.Input); err != nil {
-				return fmt.Errorf("start workflow %s: input: %w", args[0], err)
+			if run.Input, err = a.readJSON(s, "input", input); err != nil {
+				return fmt.Errorf("start workflow %q: %w", args[0], err)
 			}
 			run.Workflow, run.Delay = args[0], delay.duration()
 			id, created, err := s.CreateWorkflow(ctx, run)
 			if err != nil {
-				return noWorkflow(err)
+				return err
 			}
 			return a.printStarted(id, created, run.Key)
 		}),
@@ -80,20 +76,6 @@ func (a *app) printStarted(id int64, created bool, key string) error {
 	return err
 }
 
-// noWorkflow says how a workflow that is not there comes to be.
-func noWorkflow(err error) error {
-	unknown := (*store.UnknownQueueError)(nil)
-	if !errors.As(err, &unknown) {
-		return err
-	}
-	near := ""
-	if len(unknown.Near) > 0 {
-		near = "; did you mean " + strings.Join(unknown.Near, ", ") + "?"
-	}
-	return fmt.Errorf("workflow %q does not exist%s; the daemon creates it when a handler serves it, or `pgqrsd queue create %s --kind workflow` does",
-		unknown.Queue, near, unknown.Queue)
-}
-
 var runStatuses = []store.RunStatus{
 	store.RunQueued, store.RunRunning, store.RunWaiting, store.RunPaused, store.RunCancelling,
 	store.RunSucceeded, store.RunFailed, store.RunCancelled,
@@ -117,7 +99,7 @@ func (a *app) workflowList() *cobra.Command {
 			}
 			runs, err := s.Workflows().List(ctx, filter)
 			if err != nil {
-				return noWorkflow(err)
+				return err
 			}
 			return a.printRuns(runs, filter.Page)
 		}),

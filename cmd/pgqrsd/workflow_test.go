@@ -60,6 +60,7 @@ func TestWorkflowCreate(t *testing.T) {
 		c.fails(exitError, []string{`workflow "flo" does not exist; did you mean flow?`}, "workflow", "create", "flo")
 		c.ok("queue", "create", "jobs")
 		c.fails(exitError, []string{"jobs"}, "workflow", "create", "jobs")
+		c.fails(exitError, []string{`queue "jobs" is for jobs`}, "workflow", "list", "jobs")
 		later := c.ok("workflow", "create", "flow", "--delay", "1h")
 		table := c.ok("workflow", "list", "flow")
 		c.fits(table)
@@ -158,14 +159,21 @@ func TestWorkflowSteering(t *testing.T) {
 		settle(c, consumer, store.Outcome{Lease: l, Kind: store.OutcomeDiscard, Error: "no more", Steps: []store.StepResult{
 			{StepKey: store.StepKey{Name: "a"}, Output: []byte(`1`)},
 			{StepKey: store.StepKey{Name: "a", Occurrence: 1}, Error: "no more", Position: 1},
-		}})
+			{StepKey: store.StepKey{Name: "a#0"}, Position: 2},
+		}, Failed: []store.Place{{Position: 1}}})
 		c.fails(exitError, []string{"failed: no more"}, "workflow", "result", id)
 		fork := c.object("workflow", "fork", id, "--from", "a#1")
 		forked := c.object("workflow", "get", fmt.Sprint(fork["id"]))
 		if forked["status"] != "queued" || len(forked["steps"].([]any)) != 1 || forked["input"].(map[string]any)["n"] != 1.0 {
 			c.Errorf("the fork is %v", forked)
 		}
+		called := c.object("workflow", "fork", id, "--from", "a#0") // a step is called so itself
+		if got := c.object("workflow", "get", fmt.Sprint(called["id"])); len(got["steps"].([]any)) != 2 {
+			c.Errorf("the fork from the step that is called a#0 is %v", got)
+		}
+		c.object("workflow", "cancel", fmt.Sprint(called["id"]))
 		c.fails(exitError, []string{"b"}, "workflow", "fork", id, "--from", "b")
+		c.fails(exitError, []string{"not found"}, "workflow", "fork", "999999", "--from", "a#1")
 		c.fails(exitUsage, []string{"STEP#N"}, "workflow", "fork", id, "--from", "a#x")
 		if got := c.object("workflow", "cancel", fmt.Sprint(fork["id"])); got["status"] != "cancelled" {
 			c.Errorf("cancelled the fork is %v", got)

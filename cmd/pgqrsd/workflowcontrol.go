@@ -8,19 +8,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgqrs/pgqrsd/internal/view"
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// runStatus is how commands that steer a run answer.
-type runStatus struct {
-	ID     int64           `json:"id"`
-	Status store.RunStatus `json:"status"`
-}
-
 // steered tells what became of a run.
-func (a *app) steered(id int64, status store.RunStatus, format string, args ...any) error {
+func (a *app) steered(run view.RunStatus, format string, args ...any) error {
 	if a.json() {
-		return a.printJSON(runStatus{id, status})
+		return a.printJSON(run)
 	}
 	a.say(format, args...)
 	return nil
@@ -42,30 +37,27 @@ started as steps are cancelled too, and theirs.`,
 		if err != nil {
 			return err
 		}
+		now := view.RunStatus{ID: id, Status: status}
 		if status == store.RunCancelling {
-			return a.steered(id, status, "run %d is running and stops at its next step", id)
+			return a.steered(now, "run %d is running and stops at its next step", id)
 		}
-		return a.steered(id, status, "run %d cancelled", id)
+		return a.steered(now, "run %d cancelled", id)
 	})
 	cmd.Flags().BoolVar(&descend, "descend", false, "cancel the runs that it started too")
 	return cmd
 }
 
-// steer is a command that does one thing to a run and then shows its status.
-func (a *app) steer(cmd *cobra.Command, do func(store.Workflows) func(context.Context, int64) error, said string) *cobra.Command {
+// steer is a command that does one thing to a run and then says what became of it.
+func (a *app) steer(cmd *cobra.Command, do func(store.Workflows) func(context.Context, int64) error, said func(store.Run) string) *cobra.Command {
 	return a.onID("run", cmd, func(ctx context.Context, s *session, id int64) error {
 		if err := do(s.Workflows())(ctx, id); err != nil {
 			return err
-		}
-		if !a.json() {
-			a.say("run %d %s", id, said)
-			return nil
 		}
 		run, err := s.Workflows().Get(ctx, id)
 		if err != nil {
 			return err
 		}
-		return a.printJSON(runStatus{id, run.Status})
+		return a.steered(view.OfRunStatus(run), "run %d %s", id, said(run))
 	})
 }
 
@@ -73,10 +65,17 @@ func (a *app) workflowRetry() *cobra.Command {
 	return a.steer(&cobra.Command{
 		Use:   "retry ID",
 		Short: "Carry a failed run on from its failed step",
-		Long: `Carry a failed run on, under its own id: its failed steps run again, the others
-are kept, and its attempts start at zero.`,
+		Long: `Carry a failed run on, under its own id; its attempts start at zero. Did it fail
+because its function returned a step's failure, then that step runs again, and
+with it what the function did after it, such as a step that made up for it.
+Signals that these steps had received are there to be received again; a child is
+started anew. All other steps are kept: those that ran beside it in other
+branches, and failures that the function had come to terms with. A run that
+failed otherwise, by its last attempt or because its code had changed, keeps
+all.`,
 		Example: "  pgqrsd workflow retry 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry }, "carries on")
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry },
+		func(store.Run) string { return "carries on" })
 }
 
 func (a *app) workflowPause() *cobra.Command {
@@ -86,7 +85,18 @@ func (a *app) workflowPause() *cobra.Command {
 		Long: `Keep a run from carrying on until it is resumed. One that runs stops at its next
 step. It costs no attempt, and signals that come meanwhile are kept.`,
 		Example: "  pgqrsd workflow pause 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Pause }, "paused")
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Pause }, paused)
+}
+
+// paused says what became of a run that was paused. It may have gone on meanwhile.
+func paused(run store.Run) string {
+	switch {
+	case run.Pausing:
+		return "is running and pauses at its next step"
+	case run.Status == store.RunPaused:
+		return "paused"
+	}
+	return "was paused, and is " + string(run.Status) + " by now"
 }
 
 func (a *app) workflowResume() *cobra.Command {
@@ -94,7 +104,8 @@ func (a *app) workflowResume() *cobra.Command {
 		Use:     "resume ID",
 		Short:   "Let a paused run carry on",
 		Example: "  pgqrsd workflow resume 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Resume }, "resumed")
+	}, func(w store.Workflows) func(context.Context, int64) error { return w.Resume },
+		func(store.Run) string { return "resumed" })
 }
 
 func (a *app) workflowFork() *cobra.Command {
@@ -103,13 +114,15 @@ func (a *app) workflowFork() *cobra.Command {
 		Use:   "fork ID",
 		Short: "Start a new run with the first steps of another",
 		Long: `Start a new run with the input of another one, whatever its state, and its
-recorded steps before the one that --from names; that one and all after it run
-anew. STEP#N is the step's use N in a loop, from 0. Without --from it begins at
-the beginning. Prints the id of the new run.`,
+recorded steps before the one that --from names; that one, all after it and
+what still waits run anew. STEP#N is the step's use N in a loop, from 0, unless
+there is a step of just that name. Without --from it begins at the beginning.
+Signals that a kept step has received come along with it; for others the new run
+waits anew. Prints the id of the new run.`,
 		Example: `  pgqrsd workflow fork 42 --from charge
   pgqrsd workflow fork 42 --from page#3`,
 	}, func(ctx context.Context, s *session, id int64) error {
-		key, err := parseStep(from)
+		key, err := findStep(ctx, s.Workflows(), id, from)
 		if err != nil {
 			return err
 		}
@@ -119,9 +132,27 @@ the beginning. Prints the id of the new run.`,
 		}
 		return a.printStarted(forked, true, "")
 	})
+	cmd.PreRunE = notEmpty("from", "leave it out to begin at the beginning")
 	cmd.Flags().StringVar(&from, "from", "", "the first step that runs anew: STEP or STEP#N")
 	completeFlag(cmd, "from", cobra.NoFileCompletions)
 	return cmd
+}
+
+// findStep finds the step of a run that text means. A step may be called STEP#N
+// itself.
+func findStep(ctx context.Context, runs store.Workflows, run int64, text string) (store.StepKey, error) {
+	if strings.Contains(text, "#") {
+		steps, err := runs.Steps(ctx, run)
+		if err != nil {
+			return store.StepKey{}, err
+		}
+		for _, s := range steps {
+			if s.Name == text {
+				return store.StepKey{Name: text}, nil
+			}
+		}
+	}
+	return parseStep(text)
 }
 
 // parseStep reads STEP or STEP#N. The names of branches hold a # too, so that
@@ -154,18 +185,16 @@ With --key sending is idempotent: of signals with one key, the first is kept.`,
 		Example: `  pgqrsd workflow send 42 approved --payload true
   pgqrsd workflow send 42 approved --payload @answer.json --key answer-7`,
 		Args:              idAnd("run", "the TOPIC of the signal"),
+		PreRunE:           notEmpty("key", "leave it out to send without a key"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			id, err := parseID("run", args[0])
 			if err != nil {
 				return err
 			}
-			raw, err := a.readPayload(payload)
+			raw, err := a.readJSON(s, "payload", payload)
 			if err != nil {
-				return err
-			}
-			if err := s.cfg.Validator().Validate(raw); err != nil {
-				return fmt.Errorf("send signal %s to run %d: %w", args[1], id, err)
+				return fmt.Errorf("send signal %q to run %d: %w", args[1], id, err)
 			}
 			signal, created, err := s.Workflows().Send(ctx, store.NewSignal{Run: id, Topic: args[1], Payload: raw, Key: key})
 			if err != nil {

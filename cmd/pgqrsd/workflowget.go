@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,8 @@ func (a *app) workflowGet() *cobra.Command {
 		Short: "Show a run, why it waits, and its timeline",
 		Long: `Show a run and its timeline: every recorded step in the order of recording, with
 its kind, state, tries, start, duration, and its output or error. The times of
-the timeline are UTC. -o json has everything whole.`,
+the timeline are UTC. Of the errors of the run's attempts the newest are shown,
+by their first lines. -o json has everything whole.`,
 		Example: `  pgqrsd workflow get 42
   pgqrsd workflow get 42 -o json`,
 	}, func(ctx context.Context, s *session, id int64) error {
@@ -38,7 +40,7 @@ the timeline are UTC. -o json has everything whole.`,
 		if err := a.printFields(runFields(run, steps)); err != nil {
 			return err
 		}
-		return a.printTimeline(steps)
+		return a.printTimeline(run, steps)
 	})
 }
 
@@ -63,14 +65,34 @@ func runFields(r store.Run, steps []store.StepRecord) [][2]string {
 		fields = append(fields, [2]string{"header " + name, r.Headers[name]})
 	}
 	fields = append(fields, [2]string{"input", string(r.Payload)}, [2]string{"output", string(r.Output)})
-	for _, e := range r.Errors {
-		fields = append(fields, [2]string{fmt.Sprintf("error %d", e.Attempt), moment(e.At) + ": " + e.Error})
+	return append(fields, errorFields(r.Errors)...)
+}
+
+// shownErrors is how many of a run's errors are shown.
+const shownErrors = 5
+
+// errorFields are the newest errors by their first lines, the newest last. They
+// are counted through, for a retry lets the numbers of the attempts begin again.
+func errorFields(errors []store.AttemptError) [][2]string {
+	var fields [][2]string
+	cutShort := len(errors) > shownErrors
+	first := max(0, len(errors)-shownErrors)
+	for i, e := range errors[first:] {
+		line, more, _ := strings.Cut(strings.TrimSpace(e.Error), "\n")
+		if more != "" {
+			line += " …"
+			cutShort = true
+		}
+		fields = append(fields, [2]string{fmt.Sprintf("error %d", first+i+1), moment(e.At) + ": " + line})
+	}
+	if cutShort {
+		fields = append(fields, [2]string{"all errors", fmt.Sprintf("-o json shows all %d, whole", len(errors))})
 	}
 	return fields
 }
 
-// printTimeline prints the steps as a table below the run's fields.
-func (a *app) printTimeline(steps []store.StepRecord) error {
+// printTimeline prints a run's steps as a table below its fields.
+func (a *app) printTimeline(run store.Run, steps []store.StepRecord) error {
 	if len(steps) == 0 {
 		return nil
 	}
@@ -80,8 +102,9 @@ func (a *app) printTimeline(steps []store.StepRecord) error {
 	now := time.Now()
 	rows := make([][]string, len(steps))
 	for i, s := range steps {
+		s.State = view.StateOf(s, run)
 		rows[i] = []string{
-			stepName(s.StepKey), string(s.Kind), string(s.State), tries(s), timeOfDay(s.StartedAt, now), took(s), sizeText(len(s.Output)), stepText(s),
+			s.Text(), string(s.Kind), string(s.State), tries(s), timeOfDay(s.StartedAt, now), took(s), sizeText(len(s.Output)), stepText(s),
 		}
 	}
 	return a.printTable("steps", []column{

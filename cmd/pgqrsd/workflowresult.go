@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -76,14 +77,10 @@ func (w *waiting) end(ctx context.Context, s *session, id int64) (store.Run, err
 
 // ended says why a run has no output.
 func ended(run store.Run) error {
-	reason := view.LastError(run)
-	if reason == "" {
-		return fmt.Errorf("run %d of workflow %s was %s", run.ID, run.Queue, run.Status)
-	}
 	if run.Status == store.RunCancelled {
-		return fmt.Errorf("run %d of workflow %s was cancelled: %s", run.ID, run.Queue, reason)
+		return fmt.Errorf("run %d of workflow %s was cancelled", run.ID, run.Queue)
 	}
-	return fmt.Errorf("run %d of workflow %s failed: %s", run.ID, run.Queue, reason)
+	return fmt.Errorf("run %d of workflow %s failed: %s", run.ID, run.Queue, cmp.Or(view.Reason(run), "no error is recorded"))
 }
 
 // unfinished says why there is no result yet.

@@ -25,6 +25,9 @@ func runNow(r store.Run) string {
 	case store.RunRunning, store.RunCancelling:
 		if r.Worker > 0 {
 			text := fmt.Sprintf("worker %d", r.Worker)
+			if r.Pausing {
+				text += ", pausing"
+			}
 			if at := progressWords(r.Progress); at != "" {
 				text += ", " + at
 			}
@@ -44,10 +47,14 @@ func why(r store.Run, steps []store.StepRecord) string {
 	case store.RunQueued:
 		return "is ready; a daemon that serves the workflow will take it"
 	case store.RunRunning:
-		if at := isAt(r); at != "" {
-			return fmt.Sprintf("runs on worker %d: %s", r.Worker, at)
+		text := fmt.Sprintf("runs on worker %d", r.Worker)
+		if r.Pausing {
+			text += ", and pauses at its next step"
 		}
-		return fmt.Sprintf("runs on worker %d", r.Worker)
+		if at := isAt(r); at != "" {
+			text += ": " + at
+		}
+		return text
 	case store.RunPaused:
 		return fmt.Sprintf("is paused; `pgqrsd workflow resume %d` lets it carry on", r.ID)
 	case store.RunCancelling:
@@ -60,10 +67,24 @@ func why(r store.Run, steps []store.StepRecord) string {
 		return "is being cancelled: stops at its next step"
 	case store.RunWaiting:
 		if r.Wait != nil {
-			return "waits for " + waitsFor(*r.Wait, steps) + deadlineText(*r.Wait)
+			return "waits for " + waitsFor(*r.Wait, steps) + deadlineText(*r.Wait) + others(steps)
 		}
 	}
 	return ""
+}
+
+// others says that more than one branch waits.
+func others(steps []store.StepRecord) string {
+	waiting := 0
+	for _, s := range steps {
+		if s.State == store.StepWaiting {
+			waiting++
+		}
+	}
+	if waiting < 2 {
+		return ""
+	}
+	return fmt.Sprintf("; and %d more of its steps wait, see below", waiting-1)
 }
 
 // isAt is what a run that has a worker is at, since when, as far as it says so.
@@ -137,14 +158,6 @@ func left(t time.Time) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return until(t)
-}
-
-// stepName is a step as `fork --from` takes it.
-func stepName(k store.StepKey) string {
-	if k.Occurrence == 0 {
-		return k.Name
-	}
-	return fmt.Sprintf("%s#%d", k.Name, k.Occurrence)
 }
 
 // timeOfDay is short where the day is known.

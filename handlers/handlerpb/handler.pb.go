@@ -1071,7 +1071,12 @@ type Result struct {
 	// OUTCOME_RELEASE.
 	Steps []*Step `protobuf:"bytes,8,rep,name=steps,proto3" json:"steps,omitempty"`
 	// OUTCOME_WAIT: what the run waits for.
-	Wait          *Wait `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait *Wait `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
+	// OUTCOME_DISCARD of a run whose function returned the failure of a recorded
+	// step: that step's place, and in every other branch that went on because of
+	// it the first place after that. A retry of the run forgets what is recorded
+	// there and behind. Without any it forgets nothing.
+	Failed        []*Place `protobuf:"bytes,10,rep,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1169,6 +1174,68 @@ func (x *Result) GetWait() *Wait {
 	return nil
 }
 
+func (x *Result) GetFailed() []*Place {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+// Place is the place of a step in its run.
+type Place struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "outer/inner"; empty is that of steps outside of branches.
+	Branch string `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	// As in Step.
+	Position      uint32 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Place) GetBranch() string {
+	if x != nil {
+		return x.Branch
+	}
+	return ""
+}
+
+func (x *Place) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 // Wait says until when a run waits. It is woken earlier by whatever comes to it:
 // a signal, the result of a child.
 type Wait struct {
@@ -1187,7 +1254,7 @@ type Wait struct {
 
 func (x *Wait) Reset() {
 	*x = Wait{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1266,7 @@ func (x *Wait) String() string {
 func (*Wait) ProtoMessage() {}
 
 func (x *Wait) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[12]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1279,7 @@ func (x *Wait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wait.ProtoReflect.Descriptor instead.
 func (*Wait) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{12}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Wait) GetKind() string {
@@ -1256,7 +1323,7 @@ type Enqueue struct {
 
 func (x *Enqueue) Reset() {
 	*x = Enqueue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1335,7 @@ func (x *Enqueue) String() string {
 func (*Enqueue) ProtoMessage() {}
 
 func (x *Enqueue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[13]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1348,7 @@ func (x *Enqueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enqueue.ProtoReflect.Descriptor instead.
 func (*Enqueue) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{13}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Enqueue) GetQueue() string {
@@ -1334,7 +1401,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1413,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[14]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1426,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{14}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Beat) GetId() int64 {
@@ -1409,7 +1476,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1488,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[15]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1501,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{15}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Log) GetId() int64 {
@@ -1495,7 +1562,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1574,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[16]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1587,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{16}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ping) GetNumber() uint64 {
@@ -1539,7 +1606,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1618,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[17]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1631,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{17}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pong) GetNumber() uint64 {
@@ -1615,7 +1682,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1694,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[18]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1707,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{18}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Step) GetName() string {
@@ -1750,8 +1817,9 @@ func (x *Step) GetKey() string {
 
 // StepCall asks the host to record steps of a run, all together; StepReply
 // answers once they are on disk. number pairs them within the stream. A run may
-// have many calls open, but none when it sends its result. Recording a step that
-// is recorded already changes nothing and is no error.
+// have many calls open, but none when it sends its result, unless its time is
+// over or it was cancelled. Recording a step that is recorded already changes
+// nothing and is no error.
 type StepCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -1764,7 +1832,7 @@ type StepCall struct {
 
 func (x *StepCall) Reset() {
 	*x = StepCall{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1844,7 @@ func (x *StepCall) String() string {
 func (*StepCall) ProtoMessage() {}
 
 func (x *StepCall) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[19]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1857,7 @@ func (x *StepCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepCall.ProtoReflect.Descriptor instead.
 func (*StepCall) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{19}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StepCall) GetNumber() uint64 {
@@ -1840,7 +1908,7 @@ type StepReply struct {
 
 func (x *StepReply) Reset() {
 	*x = StepReply{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1920,7 @@ func (x *StepReply) String() string {
 func (*StepReply) ProtoMessage() {}
 
 func (x *StepReply) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[20]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +1933,7 @@ func (x *StepReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepReply.ProtoReflect.Descriptor instead.
 func (*StepReply) Descriptor() ([]byte, []int) {
-	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{20}
+	return file_handlers_handlerpb_handler_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StepReply) GetNumber() uint64 {
@@ -1909,7 +1977,7 @@ type Description_Queue struct {
 
 func (x *Description_Queue) Reset() {
 	*x = Description_Queue{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +1989,7 @@ func (x *Description_Queue) String() string {
 func (*Description_Queue) ProtoMessage() {}
 
 func (x *Description_Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[21]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2037,7 @@ type Hello_QueueSettings struct {
 
 func (x *Hello_QueueSettings) Reset() {
 	*x = Hello_QueueSettings{}
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1981,7 +2049,7 @@ func (x *Hello_QueueSettings) String() string {
 func (*Hello_QueueSettings) ProtoMessage() {}
 
 func (x *Hello_QueueSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_handlers_handlerpb_handler_proto_msgTypes[22]
+	mi := &file_handlers_handlerpb_handler_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2160,7 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\x0eunstarted_only\x18\x04 \x01(\bR\runstartedOnly\"/\n" +
 	"\aStarted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
-	"\x05claim\x18\x02 \x01(\x03R\x05claim\"\xcd\x02\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"\xfe\x02\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x123\n" +
@@ -2102,8 +2170,13 @@ const file_handlers_handlerpb_handler_proto_rawDesc = "" +
 	"\bdelay_ms\x18\x06 \x01(\x03H\x00R\adelayMs\x88\x01\x01\x123\n" +
 	"\aenqueue\x18\a \x03(\v2\x19.pgqrs.handler.v1.EnqueueR\aenqueue\x12,\n" +
 	"\x05steps\x18\b \x03(\v2\x16.pgqrs.handler.v1.StepR\x05steps\x12*\n" +
-	"\x04wait\x18\t \x01(\v2\x16.pgqrs.handler.v1.WaitR\x04waitB\v\n" +
-	"\t_delay_ms\"[\n" +
+	"\x04wait\x18\t \x01(\v2\x16.pgqrs.handler.v1.WaitR\x04wait\x12/\n" +
+	"\x06failed\x18\n" +
+	" \x03(\v2\x17.pgqrs.handler.v1.PlaceR\x06failedB\v\n" +
+	"\t_delay_ms\";\n" +
+	"\x05Place\x12\x16\n" +
+	"\x06branch\x18\x01 \x01(\tR\x06branch\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\rR\bposition\"[\n" +
 	"\x04Wait\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
 	"\x03for\x18\x02 \x01(\tR\x03for\x12\x19\n" +
@@ -2196,7 +2269,7 @@ func file_handlers_handlerpb_handler_proto_rawDescGZIP() []byte {
 }
 
 var file_handlers_handlerpb_handler_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_handlers_handlerpb_handler_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(Outcome)(0),                // 0: pgqrs.handler.v1.Outcome
 	(StepState)(0),              // 1: pgqrs.handler.v1.StepState
@@ -2213,57 +2286,59 @@ var file_handlers_handlerpb_handler_proto_goTypes = []any{
 	(*Cancel)(nil),              // 12: pgqrs.handler.v1.Cancel
 	(*Started)(nil),             // 13: pgqrs.handler.v1.Started
 	(*Result)(nil),              // 14: pgqrs.handler.v1.Result
-	(*Wait)(nil),                // 15: pgqrs.handler.v1.Wait
-	(*Enqueue)(nil),             // 16: pgqrs.handler.v1.Enqueue
-	(*Beat)(nil),                // 17: pgqrs.handler.v1.Beat
-	(*Log)(nil),                 // 18: pgqrs.handler.v1.Log
-	(*Ping)(nil),                // 19: pgqrs.handler.v1.Ping
-	(*Pong)(nil),                // 20: pgqrs.handler.v1.Pong
-	(*Step)(nil),                // 21: pgqrs.handler.v1.Step
-	(*StepCall)(nil),            // 22: pgqrs.handler.v1.StepCall
-	(*StepReply)(nil),           // 23: pgqrs.handler.v1.StepReply
-	(*Description_Queue)(nil),   // 24: pgqrs.handler.v1.Description.Queue
-	(*Hello_QueueSettings)(nil), // 25: pgqrs.handler.v1.Hello.QueueSettings
-	nil,                         // 26: pgqrs.handler.v1.Job.HeadersEntry
-	nil,                         // 27: pgqrs.handler.v1.Enqueue.HeadersEntry
+	(*Place)(nil),               // 15: pgqrs.handler.v1.Place
+	(*Wait)(nil),                // 16: pgqrs.handler.v1.Wait
+	(*Enqueue)(nil),             // 17: pgqrs.handler.v1.Enqueue
+	(*Beat)(nil),                // 18: pgqrs.handler.v1.Beat
+	(*Log)(nil),                 // 19: pgqrs.handler.v1.Log
+	(*Ping)(nil),                // 20: pgqrs.handler.v1.Ping
+	(*Pong)(nil),                // 21: pgqrs.handler.v1.Pong
+	(*Step)(nil),                // 22: pgqrs.handler.v1.Step
+	(*StepCall)(nil),            // 23: pgqrs.handler.v1.StepCall
+	(*StepReply)(nil),           // 24: pgqrs.handler.v1.StepReply
+	(*Description_Queue)(nil),   // 25: pgqrs.handler.v1.Description.Queue
+	(*Hello_QueueSettings)(nil), // 26: pgqrs.handler.v1.Hello.QueueSettings
+	nil,                         // 27: pgqrs.handler.v1.Job.HeadersEntry
+	nil,                         // 28: pgqrs.handler.v1.Enqueue.HeadersEntry
 }
 var file_handlers_handlerpb_handler_proto_depIdxs = []int32{
-	24, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
+	25, // 0: pgqrs.handler.v1.Description.queues:type_name -> pgqrs.handler.v1.Description.Queue
 	7,  // 1: pgqrs.handler.v1.HostFrame.hello:type_name -> pgqrs.handler.v1.Hello
 	9,  // 2: pgqrs.handler.v1.HostFrame.jobs:type_name -> pgqrs.handler.v1.Job
 	12, // 3: pgqrs.handler.v1.HostFrame.cancels:type_name -> pgqrs.handler.v1.Cancel
-	23, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
-	19, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
+	24, // 4: pgqrs.handler.v1.HostFrame.step_replies:type_name -> pgqrs.handler.v1.StepReply
+	20, // 5: pgqrs.handler.v1.HostFrame.ping:type_name -> pgqrs.handler.v1.Ping
 	8,  // 6: pgqrs.handler.v1.HandlerFrame.credits:type_name -> pgqrs.handler.v1.Credit
 	13, // 7: pgqrs.handler.v1.HandlerFrame.started:type_name -> pgqrs.handler.v1.Started
 	14, // 8: pgqrs.handler.v1.HandlerFrame.results:type_name -> pgqrs.handler.v1.Result
-	17, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
-	22, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
-	18, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
-	20, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
-	25, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
-	26, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
-	21, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
+	18, // 9: pgqrs.handler.v1.HandlerFrame.beats:type_name -> pgqrs.handler.v1.Beat
+	23, // 10: pgqrs.handler.v1.HandlerFrame.step_calls:type_name -> pgqrs.handler.v1.StepCall
+	19, // 11: pgqrs.handler.v1.HandlerFrame.logs:type_name -> pgqrs.handler.v1.Log
+	21, // 12: pgqrs.handler.v1.HandlerFrame.pong:type_name -> pgqrs.handler.v1.Pong
+	26, // 13: pgqrs.handler.v1.Hello.queues:type_name -> pgqrs.handler.v1.Hello.QueueSettings
+	27, // 14: pgqrs.handler.v1.Job.headers:type_name -> pgqrs.handler.v1.Job.HeadersEntry
+	22, // 15: pgqrs.handler.v1.Job.steps:type_name -> pgqrs.handler.v1.Step
 	11, // 16: pgqrs.handler.v1.Job.signals:type_name -> pgqrs.handler.v1.Signal
 	10, // 17: pgqrs.handler.v1.Job.fence:type_name -> pgqrs.handler.v1.Fence
 	0,  // 18: pgqrs.handler.v1.Result.outcome:type_name -> pgqrs.handler.v1.Outcome
-	16, // 19: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
-	21, // 20: pgqrs.handler.v1.Result.steps:type_name -> pgqrs.handler.v1.Step
-	15, // 21: pgqrs.handler.v1.Result.wait:type_name -> pgqrs.handler.v1.Wait
-	27, // 22: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
-	1,  // 23: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
-	16, // 24: pgqrs.handler.v1.Step.child:type_name -> pgqrs.handler.v1.Enqueue
-	21, // 25: pgqrs.handler.v1.StepCall.steps:type_name -> pgqrs.handler.v1.Step
-	2,  // 26: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
-	3,  // 27: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
-	5,  // 28: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
-	4,  // 29: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
-	6,  // 30: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
-	29, // [29:31] is the sub-list for method output_type
-	27, // [27:29] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	17, // 19: pgqrs.handler.v1.Result.enqueue:type_name -> pgqrs.handler.v1.Enqueue
+	22, // 20: pgqrs.handler.v1.Result.steps:type_name -> pgqrs.handler.v1.Step
+	16, // 21: pgqrs.handler.v1.Result.wait:type_name -> pgqrs.handler.v1.Wait
+	15, // 22: pgqrs.handler.v1.Result.failed:type_name -> pgqrs.handler.v1.Place
+	28, // 23: pgqrs.handler.v1.Enqueue.headers:type_name -> pgqrs.handler.v1.Enqueue.HeadersEntry
+	1,  // 24: pgqrs.handler.v1.Step.state:type_name -> pgqrs.handler.v1.StepState
+	17, // 25: pgqrs.handler.v1.Step.child:type_name -> pgqrs.handler.v1.Enqueue
+	22, // 26: pgqrs.handler.v1.StepCall.steps:type_name -> pgqrs.handler.v1.Step
+	2,  // 27: pgqrs.handler.v1.Description.Queue.kind:type_name -> pgqrs.handler.v1.Description.Kind
+	3,  // 28: pgqrs.handler.v1.Handler.Describe:input_type -> pgqrs.handler.v1.DescribeRequest
+	5,  // 29: pgqrs.handler.v1.Handler.Work:input_type -> pgqrs.handler.v1.HostFrame
+	4,  // 30: pgqrs.handler.v1.Handler.Describe:output_type -> pgqrs.handler.v1.Description
+	6,  // 31: pgqrs.handler.v1.Handler.Work:output_type -> pgqrs.handler.v1.HandlerFrame
+	30, // [30:32] is the sub-list for method output_type
+	28, // [28:30] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_handlers_handlerpb_handler_proto_init() }
@@ -2272,14 +2347,14 @@ func file_handlers_handlerpb_handler_proto_init() {
 		return
 	}
 	file_handlers_handlerpb_handler_proto_msgTypes[11].OneofWrappers = []any{}
-	file_handlers_handlerpb_handler_proto_msgTypes[18].OneofWrappers = []any{}
+	file_handlers_handlerpb_handler_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handlers_handlerpb_handler_proto_rawDesc), len(file_handlers_handlerpb_handler_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

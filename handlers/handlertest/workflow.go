@@ -44,6 +44,7 @@ type Workflow struct {
 	killBefore, killAfter string
 	halt                  string
 	ended                 bool
+	failed                *handlerpb.Result // how it has failed
 }
 
 // kept is a recorded step.
@@ -223,6 +224,9 @@ func (w *Workflow) Lease() Result {
 		w.keep(s)
 	}
 	w.ended = result.Outcome == Done || result.Outcome == Discard || result.Outcome == Cancelled
+	if result.Outcome == Discard {
+		w.failed = last
+	}
 	return result
 }
 

@@ -123,7 +123,7 @@ func TestWorkflowTimesOutAndFails(t *testing.T) {
 	}
 
 	w = start(t, &shop{refusals: 3})
-	if r := w.Finish(); r.Outcome != handlertest.Discard || r.Error != "step charge[0] failed: the bank is closed" {
+	if r := w.Finish(); r.Outcome != handlertest.Discard || r.Error != "step charge failed: the bank is closed" {
 		t.Errorf("after three tries the run is %+v", r)
 	}
 
@@ -131,7 +131,7 @@ func TestWorkflowTimesOutAndFails(t *testing.T) {
 	w.Signal("approved", true)
 	w.Finish()
 	w.EndChild("ship", nil, "no stamps")
-	if r := w.Finish(); r.Outcome != handlertest.Discard || r.Error != "step ship[0] failed: no stamps" {
+	if r := w.Finish(); r.Outcome != handlertest.Discard || r.Error != "step ship failed: no stamps" {
 		t.Errorf("with a failed child the run is %+v", r)
 	}
 }

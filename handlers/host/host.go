@@ -106,6 +106,9 @@ type ServedQueue struct {
 	Name    string
 	Kind    handlerpb.Description_Kind
 	Handler string
+	// Versions are those of the runs that a workflow's handler carries on; nil is
+	// all of them.
+	Versions []string
 }
 
 // Ref names an attempt.

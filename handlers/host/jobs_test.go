@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestJobsGoToTheHandlerAndResultsComeBack(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	want := ServedQueue{Name: "b", Kind: handlerpb.Description_KIND_JOB, Handler: "alpha"}
-	if qs := r.Queues(); len(qs) != 2 || qs[1] != want {
+	if qs := r.Queues(); len(qs) != 2 || !reflect.DeepEqual(qs[1], want) {
 		t.Errorf("queues %+v", qs)
 	}
 	for _, queue := range []string{"a", "b"} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -211,7 +212,7 @@ func TestQueueOfTwoHandlersGoesToTheFirstName(t *testing.T) {
 	if !strings.Contains(s.Error, want) {
 		t.Errorf("error %q", s.Error)
 	}
-	if qs := r.Queues(); len(qs) != 2 || qs[0].Name != "a" || qs[1] != (ServedQueue{"mail", 1, "alpha"}) {
+	if qs := r.Queues(); len(qs) != 2 || qs[0].Name != "a" || !reflect.DeepEqual(qs[1], ServedQueue{Name: "mail", Kind: 1, Handler: "alpha"}) {
 		t.Errorf("queues %+v", qs)
 	}
 	// One that serves already stays, whatever the names.

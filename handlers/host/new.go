@@ -175,7 +175,7 @@ func (h *Host) Queues() []ServedQueue {
 	h.mu.Lock()
 	for _, q := range h.queues {
 		if p := q.port.Load(); p != nil {
-			served = append(served, ServedQueue{Name: q.name, Kind: p.kind, Handler: p.process.name})
+			served = append(served, ServedQueue{Name: q.name, Kind: p.kind, Handler: p.process.name, Versions: p.carried()})
 		}
 	}
 	h.mu.Unlock()

@@ -143,6 +143,14 @@ func (pt *port) carriesOn(version string) bool {
 	return version == "" || version == pt.process.version || len(pt.versions) == 0 || slices.Contains(pt.versions, version)
 }
 
+// carried are the versions of runs that the process's handler carries on; nil is all.
+func (pt *port) carried() []string {
+	if len(pt.versions) == 0 {
+		return nil
+	}
+	return append([]string{pt.process.version}, pt.versions...)
+}
+
 // putOff is the result of a run whose version the handler does not carry on.
 func putOff(j *handlerpb.Job) *handlerpb.Result {
 	return &handlerpb.Result{

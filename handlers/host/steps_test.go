@@ -204,3 +204,24 @@ func TestRunsOfAReplacedProcessStopAtTheirNextStep(t *testing.T) {
 		t.Errorf("output %q, error %q", res.Output, res.Error)
 	}
 }
+
+// Only a run that has failed for good says where its failure begins.
+func TestPlacesOfAResult(t *testing.T) {
+	const run, job = handlerpb.Description_KIND_WORKFLOW, handlerpb.Description_KIND_JOB
+	for _, tt := range []struct {
+		outcome handlerpb.Outcome
+		kind    handlerpb.Description_Kind
+		kept    bool
+	}{
+		{handlerpb.Outcome_OUTCOME_DISCARD, run, true},
+		{handlerpb.Outcome_OUTCOME_DISCARD, job, false},
+		{handlerpb.Outcome_OUTCOME_RETRY, run, false},
+		{handlerpb.Outcome_OUTCOME_DONE, run, false},
+	} {
+		r := &handlerpb.Result{Outcome: tt.outcome, Failed: []*handlerpb.Place{{Branch: "a\x00", Position: 3}}}
+		cleanResult(r, tt.kind)
+		if kept := len(r.Failed) == 1; kept != tt.kept || kept && r.Failed[0].Branch != "a\uFFFD" {
+			t.Errorf("of a result %s of a %s the places are %v", tt.outcome, tt.kind, r.Failed)
+		}
+	}
+}

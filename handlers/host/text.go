@@ -47,7 +47,7 @@ func cleanMap(m map[string]string) map[string]string {
 
 // cleanResult brings a handler's result of a queue of that kind to what the
 // protocol promises to the daemon: a known outcome, storable text, no negative
-// delay, steps only of workflows.
+// delay, steps and their places only of workflows.
 func cleanResult(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 	switch r.Outcome {
 	case handlerpb.Outcome_OUTCOME_DONE, handlerpb.Outcome_OUTCOME_RETRY, handlerpb.Outcome_OUTCOME_DISCARD,
@@ -77,6 +77,12 @@ func cleanResult(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 	if len(r.Steps) > 0 {
 		cleanResultSteps(r, kind)
 	}
+	if r.Outcome != handlerpb.Outcome_OUTCOME_DISCARD || kind != handlerpb.Description_KIND_WORKFLOW {
+		r.Failed = nil
+	}
+	for _, p := range r.Failed {
+		p.Branch = cleanText(p.Branch)
+	}
 }
 
 // cleanHalt checks a result with which a run stops before its end.
@@ -101,7 +107,7 @@ func cleanResultSteps(r *handlerpb.Result, kind handlerpb.Description_Kind) {
 	}
 	if why != "" {
 		r.Outcome, r.Error = handlerpb.Outcome_OUTCOME_DISCARD, why
-		r.Output, r.Enqueue, r.Steps, r.Wait = nil, nil, nil, nil
+		r.Output, r.Enqueue, r.Steps, r.Wait, r.Failed = nil, nil, nil, nil, nil
 	}
 }
 

@@ -8,18 +8,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgqrs/pgqrsd/handlers"
+	"github.com/pgqrs/pgqrsd/internal/failpoint"
 )
 
 // DB begins transactions: a *pgxpool.Pool, or a *pgx.Conn if one step at a time
 // uses it. Its role needs EXECUTE on complete_step, USAGE of its schema, and
 // what complete_step does there: INSERT, SELECT and UPDATE on steps, SELECT and
-// UPDATE on claims and messages.
+// UPDATE on claims and messages, SELECT on runs.
 type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
@@ -55,8 +57,8 @@ func StepTx[T any](ctx context.Context, db DB, name string, body func(ctx contex
 	if in, ok := db.(inSchema); ok {
 		db, schema = in.DB, in.schema
 	}
-	complete := "select " + pgx.Identifier{schema, "complete_step"}.Sanitize() + "($1, $2, $3, $4, $5, $6, $7::text::json)"
-	return handlers.StepOutside[T](ctx, name, func(ctx context.Context, at handlers.Outside) ([]byte, error) {
+	complete := "select " + pgx.Identifier{schema, "complete_step"}.Sanitize() + "($1, $2, $3, $4, $5, $6, $7::text::json, $8)"
+	return handlers.StepOutside[T](ctx, name, func(ctx context.Context, at handlers.Outside) (handlers.Recorded, error) {
 		encoded := func(tx pgx.Tx) ([]byte, error) {
 			out, err := body(ctx, tx)
 			if err != nil {
@@ -65,44 +67,65 @@ func StepTx[T any](ctx context.Context, db DB, name string, body func(ctx contex
 			return handlers.EncodeOutput(out)
 		}
 		for n := 1; ; n++ {
-			output, err := once(ctx, db, complete, at, encoded)
+			recorded, err := once(ctx, db, complete, at, encoded)
 			if err == nil || !collided(err) {
-				return output, err
+				return recorded, err
 			}
-			if n == tries || ctx.Err() != nil {
-				return nil, handlers.Unrecorded(fmt.Errorf("step %s: tried %d times: %w", at.Name, n, err))
+			err = fmt.Errorf("step %s: tried %d times: %w", at.Name, n, err)
+			switch {
+			case ctx.Err() != nil:
+				return recorded, err
+			case n == tries:
+				return recorded, handlers.Unrecorded(err)
 			}
 		}
 	}, opts...)
 }
 
-// once is one transaction.
-func once(ctx context.Context, db DB, complete string, at handlers.Outside, body func(pgx.Tx) ([]byte, error)) ([]byte, error) {
+// place is what failpoint calls these transactions.
+const place = "step-tx"
+
+// once is one transaction. Up to its commit an error after the end of ctx is the
+// step's own: its time is over, and nothing has happened.
+func once(ctx context.Context, db DB, complete string, at handlers.Outside, body func(pgx.Tx) ([]byte, error)) (recorded handlers.Recorded, err error) {
+	failed := func(what string, err error) (handlers.Recorded, error) {
+		err = fmt.Errorf("step %s: %s its transaction: %w", at.Name, what, err)
+		if ctx.Err() == nil {
+			err = handlers.Unrecorded(err)
+		}
+		return recorded, err
+	}
 	tx, err := db.Begin(ctx)
 	if err != nil {
-		return nil, handlers.Unrecorded(fmt.Errorf("step %s: begin its transaction: %w", at.Name, err))
+		return failed("begin", err)
 	}
 	// After a panic and a runtime.Goexit as well; after the commit it does nothing.
 	defer rollback(ctx, tx)
+	failpoint.At(failpoint.Begun, place)
 	output, err := body(tx)
 	switch {
-	case err != nil && lost(tx, err):
-		return nil, handlers.Unrecorded(err)
+	case err != nil && ctx.Err() == nil && lost(tx, err):
+		return recorded, handlers.Unrecorded(err)
 	case err != nil:
-		return nil, err
+		return recorded, err
 	}
+	failpoint.At(failpoint.Wrote, place)
 	var text *string // no output is null
 	if len(output) > 0 {
 		s := string(output)
 		text = &s
 	}
-	if _, err := tx.Exec(ctx, complete, at.Run, at.Worker, at.Claim, at.Name, at.Occurrence, at.Position, text); err != nil {
-		return nil, handlers.Unrecorded(fmt.Errorf("step %s: record it in its transaction: %w", at.Name, err))
+	var halt string
+	row := tx.QueryRow(ctx, complete, at.Run, at.Worker, at.Claim, at.Name, at.Occurrence, at.Position, text, at.Version)
+	if err := row.Scan(&halt); err != nil {
+		return failed("record it in", err)
 	}
+	failpoint.At(failpoint.Commits, place)
 	if err := tx.Commit(ctx); err != nil {
-		return nil, handlers.Unrecorded(fmt.Errorf("step %s: commit its transaction: %w", at.Name, err))
+		return recorded, handlers.Unrecorded(fmt.Errorf("step %s: commit its transaction: %w", at.Name, err))
 	}
-	return output, nil
+	failpoint.At(failpoint.Committed, place)
+	return handlers.Recorded{Output: output, Halt: halt}, nil
 }
 
 // rollback does not wait for ever for a database that is gone.
@@ -119,16 +142,18 @@ func collided(err error) bool {
 	return code == "40001" || code == "40P01"
 }
 
-// lost says that an error is the connection's or the server's and not the body's.
+// lost says that an error is the connection's or the server's and not the body's:
+// it is gone, full, shutting down, or a standby since a failover.
 func lost(tx pgx.Tx, err error) bool {
 	if conn := tx.Conn(); conn != nil && conn.IsClosed() {
 		return true
 	}
-	switch sqlstate(err) {
-	case "57P01", "57P02", "57P03":
+	switch code := sqlstate(err); code {
+	case "57P01", "57P02", "57P03", "57P04", "25006":
 		return true
+	default:
+		return len(code) == 5 && slices.Contains([]string{"08", "53", "58"}, code[:2])
 	}
-	return false
 }
 
 func sqlstate(err error) string {

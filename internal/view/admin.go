@@ -13,7 +13,9 @@ type SystemStats struct {
 	Dead      int64  `json:"dead"`
 	Cancelled int64  `json:"cancelled"`
 	// RunsWaitingForVersion are delayed too.
-	RunsWaitingForVersion int64        `json:"runs_waiting_for_version"`
+	RunsWaitingForVersion int64 `json:"runs_waiting_for_version"`
+	// RunsWaitingForHandler are ready too: no daemon serves their workflow.
+	RunsWaitingForHandler int64        `json:"runs_waiting_for_handler"`
 	Workers               WorkerCounts `json:"workers"`
 	SchemaVersion         int64        `json:"schema_version"`
 }
@@ -55,7 +57,7 @@ type GivenBack struct {
 func OfSystemStats(backend string, s store.SystemStats) SystemStats {
 	return SystemStats{
 		Backend: backend, Queues: s.Queues, Ready: s.Ready, Delayed: s.Delayed, Leased: s.Leased,
-		Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled, RunsWaitingForVersion: s.Stranded,
+		Done: s.Done, Dead: s.Dead, Cancelled: s.Cancelled, RunsWaitingForVersion: s.Stranded, RunsWaitingForHandler: s.Unserved,
 		Workers: WorkerCounts{
 			Ready: s.Workers[store.WorkerReady], Suspended: s.Workers[store.WorkerSuspended], Stopped: s.Workers[store.WorkerStopped],
 		},

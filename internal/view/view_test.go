@@ -61,3 +61,29 @@ func TestEmptyListIsAnArray(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Nothing waits in a run that has ended.
+func TestOpenStepsOfARunThatHasEnded(t *testing.T) {
+	due := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for status, want := range map[store.RunStatus]store.StepState{
+		store.RunWaiting: store.StepWaiting, store.RunCancelled: view.StepCancelled, store.RunFailed: view.StepUnfinished,
+		store.RunSucceeded: view.StepUnfinished, store.RunCancelling: store.StepWaiting,
+	} {
+		steps := []store.StepRecord{{State: store.StepWaiting, DueAt: due}, {State: store.StepFailed}}
+		got := view.OfRunDetail(store.Run{Status: status}, steps).Steps
+		if got[0].State != want || got[0].DueAt.IsZero() != status.Terminal() || got[1].State != store.StepFailed {
+			t.Errorf("the steps of a run that is %s are %+v, want %s", status, got, want)
+		}
+	}
+}
+
+func TestReasonOfACancelledRunIsTheCancellation(t *testing.T) {
+	run := store.Run{Status: store.RunCancelled, Message: store.Message{Errors: []store.AttemptError{{Error: "no route"}}}}
+	if got := view.OfResult(run).Error; got != "the run was cancelled" {
+		t.Errorf("the reason is %q", got)
+	}
+	run.Status = store.RunFailed
+	if got := view.OfResult(run).Error; got != "no route" {
+		t.Errorf("the reason of a failed run is %q", got)
+	}
+}

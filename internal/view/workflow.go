@@ -12,6 +12,8 @@ type Run struct {
 	ID       int64           `json:"id"`
 	Workflow string          `json:"workflow"`
 	Status   store.RunStatus `json:"status"`
+	// Pausing says that it runs, and pauses at its next step.
+	Pausing bool `json:"pausing,omitempty"`
 	// Wait is there while the status is "waiting".
 	Wait *Wait `json:"wait,omitempty"`
 	// State is the state of the run's message.
@@ -90,6 +92,17 @@ type Event struct {
 	SetAt time.Time       `json:"set_at"`
 }
 
+// RunStatus is what became of a run that was steered.
+type RunStatus struct {
+	ID     int64           `json:"id"`
+	Status store.RunStatus `json:"status"`
+	// Pausing says that it runs, and pauses at its next step.
+	Pausing bool `json:"pausing,omitempty"`
+}
+
+// OfRunStatus shows how far a run is.
+func OfRunStatus(r store.Run) RunStatus { return RunStatus{r.ID, r.Status, r.Pausing} }
+
 // RunResult is how a run has ended, or how far it is.
 type RunResult struct {
 	ID     int64           `json:"id"`
@@ -104,7 +117,7 @@ type RunResult struct {
 func OfRun(r store.Run) Run {
 	m := OfMessage(r.Message)
 	return Run{
-		ID: r.ID, Workflow: r.Queue, Status: r.Status, Wait: ofWait(r.Wait), State: r.State, Key: r.Key, Version: r.Version,
+		ID: r.ID, Workflow: r.Queue, Status: r.Status, Pausing: r.Pausing, Wait: ofWait(r.Wait), State: r.State, Key: r.Key, Version: r.Version,
 		Parent: r.Parent, Attempts: r.Attempts, Headers: m.Headers, Input: m.Payload, Errors: m.Errors, StepCount: r.Steps,
 		EnqueuedAt: m.EnqueuedAt, BegunAt: r.BegunAt.UTC(), AvailableAt: dueTime(m.AvailableAt),
 		Worker: m.Worker, LeasedAt: m.LeasedAt, LeaseExpiresAt: m.LeaseExpiresAt, Progress: m.Progress,
@@ -132,7 +145,27 @@ func ofWait(w *store.RunWait) *Wait {
 
 // OfRunDetail shows a run with its steps.
 func OfRunDetail(r store.Run, steps []store.StepRecord) RunDetail {
-	return RunDetail{Run: OfRun(r), Steps: Each(steps, OfStep)}
+	return RunDetail{Run: OfRun(r), Steps: Each(steps, func(s store.StepRecord) Step {
+		s.State = StateOf(s, r)
+		return OfStep(s)
+	})}
+}
+
+// What a step is that had not finished when its run ended.
+const (
+	StepCancelled  store.StepState = "cancelled"
+	StepUnfinished store.StepState = "unfinished" // a retry of the run carries it on
+)
+
+// StateOf is a step's state as people see it: nothing waits in a run that has ended.
+func StateOf(s store.StepRecord, of store.Run) store.StepState {
+	switch open := s.State == store.StepWaiting || s.State == store.StepRunning; {
+	case open && of.Status == store.RunCancelled:
+		return StepCancelled
+	case open && of.Status.Terminal():
+		return StepUnfinished
+	}
+	return s.State
 }
 
 // OfStep shows a step.
@@ -173,9 +206,18 @@ func OfResult(r store.Run) RunResult {
 	case store.RunSucceeded:
 		v.Output = raw(r.Output)
 	case store.RunFailed, store.RunCancelled:
-		v.Error = LastError(r)
+		v.Error = Reason(r)
 	}
 	return v
+}
+
+// Reason is why a run has failed or was cancelled. Errors of its attempts before
+// it was cancelled are not why.
+func Reason(r store.Run) string {
+	if r.Status == store.RunCancelled {
+		return "the run was cancelled"
+	}
+	return LastError(r)
 }
 
 // LastError is the run's newest error; empty if it has none.

@@ -12,13 +12,14 @@ import (
 const (
 	sqlLockRun = `select run_id from {{schema}}.runs where run_id = $1 for no key update`
 
-	// sqlRunRetry puts a failed run back without the last failed step of each
-	// branch, and what came after it there. A branch is a name up to its last
-	// slash. Its queue's enqueue lock is held.
+	// sqlRunRetry puts a failed run back without the steps that have ended it: in
+	// each branch that its archive row names, those from a position on. A branch is
+	// a name up to its last slash. Their signals can be taken again. Its queue's
+	// enqueue lock is held.
 	sqlRunRetry = `
 with back as (
     delete from {{schema}}.archive a where a.id = $2 and a.state = 'dead'
-    returning a.id, a.enqueued_at, a.queue_id, a.priority, a.headers, a.errors, a.payload
+    returning a.id, a.enqueued_at, a.queue_id, a.priority, a.headers, a.errors, a.payload, a.failed
 ),
 ready as (
     insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
@@ -26,9 +27,15 @@ ready as (
 ),
 forgotten as (
     delete from {{schema}}.steps s using (
-        select f.run_id, rtrim(f.name, replace(f.name, '/', '')) as branch, max(f.seq) as seq from {{schema}}.steps f
-        where f.run_id = any(array(select id from back)) and f.state = 'failed' group by 1, 2
-    ) f where s.run_id = f.run_id and s.seq >= f.seq and rtrim(s.name, replace(s.name, '/', '')) = f.branch
+        select coalesce(f.branch, '') as branch, min(f.position) as position
+        from back b cross join json_to_recordset(b.failed) as f(branch text, position int) group by 1
+    ) f where s.run_id = $2 and s.position >= f.position
+        and rtrim(rtrim(s.name, replace(s.name, '/', '')), '/') = f.branch
+    returning s.name, s.occurrence
+),
+given_back as (
+    update {{schema}}.signals g set taken_name = null, taken_occurrence = null from forgotten f
+    where g.run_id = $2 and g.taken_name = f.name and g.taken_occurrence = f.occurrence
 ),
 run as (
     update {{schema}}.runs r set cancelling = false, paused = false, wait_kind = null, wait_for = null
@@ -37,8 +44,9 @@ run as (
 select id from back`
 
 	// sqlRunFork starts a run with the input of run $2 and its results before
-	// the step ($3, $4); '' is before all. None without that step. The queue's
-	// enqueue lock is held.
+	// the step ($3, $4); '' is before all. None without that step. The signals that
+	// these steps had taken come along as taken, so that a retry of the new run can
+	// give them back. The queue's enqueue lock is held.
 	sqlRunFork = `
 with source as materialized (
     select d.queue_id, d.priority, d.headers, d.payload from {{schema}}.delayed d where d.id = $2
@@ -64,13 +72,19 @@ old as materialized (
 ),
 run as (
     insert into {{schema}}.runs (run_id, queue_id, version, begun_at)
-    select n.id, n.queue_id, r.version, {{now}} from new n left join {{schema}}.runs r on r.run_id = $2
+    select n.id, n.queue_id, coalesce(r.version, (select min(nullif(o.version, '')) from old o)), {{now}} from new n left join {{schema}}.runs r on r.run_id = $2
     where exists (select from old)
 ),
 event as (
     insert into {{schema}}.events (run_id, set_at, name, value)
     select distinct on (o.topic) n.id, o.finished_at, o.topic, coalesce(o.output, 'null') from new n, old o
     where o.kind = 'event' and o.state = 'succeeded' order by o.topic, o.seq desc
+),
+signal as (
+    insert into {{schema}}.signals (run_id, sent_at, topic, key, payload, taken_name, taken_occurrence)
+    select n.id, g.sent_at, g.topic, g.key, g.payload, g.taken_name, g.taken_occurrence
+    from new n, {{schema}}.signals g join old o on o.name = g.taken_name and o.occurrence = g.taken_occurrence
+    where g.run_id = $2 order by g.id
 ),
 kept as (
     insert into {{schema}}.steps (run_id, kind, position, name, occurrence, state, tries, output, error, topic, child_id, started_at, finished_at)
@@ -101,7 +115,7 @@ func (t workflows) Retry(ctx context.Context, id int64) error {
 		}
 	}
 	if len(back) == 0 {
-		return t.s.fail(ctx, op, fmt.Errorf("it has not failed, it is %s: %w", p.status(), store.ErrInvalid))
+		return t.s.fail(ctx, op, store.NotFailed(p.status()))
 	}
 	t.s.notifier.add(p.queue)
 	return nil
@@ -133,5 +147,9 @@ func (t workflows) Fork(ctx context.Context, id int64, from store.StepKey) (int6
 		t.s.notifier.add(p.queue)
 		return made[0], nil
 	}
-	return 0, t.s.fail(ctx, op, fmt.Errorf("it has no step %s[%d]: %w", from.Name, from.Occurrence, store.ErrInvalid))
+	steps, err := t.Steps(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return 0, t.s.fail(ctx, op, store.NoStep(from, steps))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -28,46 +29,27 @@ order by p.id`
 select count(*) from {{schema}}.archive a
 where ($1::int = 0 or a.queue_id = $1) and a.state = any($2::text[]::{{schema}}.final_state[])`
 
-	sqlArchiveDelete = `
-with gone as (delete from {{schema}}.archive where id = $1 returning id),
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id),
-runs as (delete from {{schema}}.runs r using gone g where r.run_id = g.id),
-signals as (delete from {{schema}}.signals s using gone g where s.run_id = g.id),
-events as (delete from {{schema}}.events e using gone g where e.run_id = g.id)
-select count(*) from gone`
+	sqlArchiveDelete = `delete from {{schema}}.archive where id = any($1::bigint[])`
 
-	// sqlArchivePurge removes at most $5 of a queue, oldest first, with what
-	// hangs on them.
-	sqlArchivePurge = `
-with old as materialized (
-    select a.id from unnest($3::text[]) s(state) cross join lateral (
-        select a.id from {{schema}}.archive a
-        where a.queue_id = $2 and a.state = s.state::{{schema}}.final_state
-            and a.finished_at <= {{now}} - $4 * interval '1 microsecond'
-        order by a.finished_at limit $5
-    ) a limit $5
-),` + purgeOld
+	// sqlArchiveOld is at most $5 of a queue, oldest first.
+	sqlArchiveOld = `
+select a.id from unnest($3::text[]) s(state) cross join lateral (
+    select a.id from {{schema}}.archive a
+    where a.queue_id = $2 and a.state = s.state::{{schema}}.final_state
+        and a.finished_at <= {{now}} - $4 * interval '1 microsecond'
+    order by a.finished_at limit $5
+) a limit $5`
 
-	// sqlPurgeExpired removes at most $2 of all queues that are past their
-	// queue's retention. Dead letters stay.
-	sqlPurgeExpired = `
-with old as materialized (
-    select a.id from {{schema}}.queues q cross join unnest(array['done', 'cancelled']) s(state) cross join lateral (
-        select a.id from {{schema}}.archive a
-        where a.queue_id = q.id and a.state = s.state::{{schema}}.final_state
-            and a.finished_at <= {{now}} - q.retention_us * interval '1 microsecond'
-        order by a.finished_at limit $2
-    ) a
-    where q.retention_us is not null limit $2
-),` + purgeOld
-
-	purgeOld = `
-gone as (delete from {{schema}}.archive a where a.id = any(array(select id from old)) returning a.id),
-steps as (delete from {{schema}}.steps s where s.run_id = any(array(select id from gone))),
-runs as (delete from {{schema}}.runs r where r.run_id = any(array(select id from gone)) returning r.run_id),
-signals as (delete from {{schema}}.signals s where s.run_id = any(array(select run_id from runs))),
-events as (delete from {{schema}}.events e where e.run_id = any(array(select run_id from runs)))
-select count(*) from gone`
+	// sqlArchiveExpired is at most $2 of all queues that are past their queue's
+	// retention. Dead letters stay.
+	sqlArchiveExpired = `
+select a.id from {{schema}}.queues q cross join unnest(array['done', 'cancelled']) s(state) cross join lateral (
+    select a.id from {{schema}}.archive a
+    where a.queue_id = q.id and a.state = s.state::{{schema}}.final_state
+        and a.finished_at <= {{now}} - q.retention_us * interval '1 microsecond'
+    order by a.finished_at limit $2
+) a
+where q.retention_us is not null limit $2`
 
 	// sqlReplay puts dead letters back. Their queues' enqueue locks are held.
 	sqlReplay = `
@@ -135,7 +117,9 @@ func (t archive) Count(ctx context.Context, f store.MessageFilter) (int64, error
 func (t archive) Delete(ctx context.Context, id int64) error {
 	op := fmt.Sprintf("delete archived message %d", id)
 	var n int64
-	if err := t.s.row(ctx, op, sqlArchiveDelete, []any{id}, &n); err != nil {
+	b := t.s.batch()
+	b.addArchiveDelete([]int64{id}, &n)
+	if err := b.send(ctx, op); err != nil {
 		return err
 	}
 	if n == 0 {
@@ -168,7 +152,7 @@ func (t archive) Purge(ctx context.Context, queue string, olderThan time.Duratio
 	op := fmt.Sprintf("purge the archive of queue %q", queue)
 	for _, state := range states {
 		if !state.Archived() {
-			return 0, fmt.Errorf("%s: state %q is not one of the archive: %w", op, state, store.ErrInvalid)
+			return 0, store.Invalidf("%s: state %q is not one of the archive", op, state)
 		}
 	}
 	q, err := t.s.Queues().Get(ctx, queue)
@@ -186,9 +170,38 @@ func (t archive) Purge(ctx context.Context, queue string, olderThan time.Duratio
 }
 
 func (s *Store) purge(ctx context.Context, op string, queueID int64, olderThan time.Duration, states []store.State, limit int) (int64, error) {
+	return s.purgeArchived(ctx, op, sqlArchiveOld, s.now(), queueID, states, micros(olderThan), limit)
+}
+
+// purgeArchived removes the archived messages that a statement finds, with what
+// hangs on them.
+func (s *Store) purgeArchived(ctx context.Context, op, text string, args ...any) (int64, error) {
 	var n int64
-	err := s.row(ctx, op, sqlArchivePurge, []any{s.now(), queueID, states, micros(olderThan), limit}, &n)
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+		var ids []int64
+		b.add(sqlLockLimit, milliseconds(reclaimWait))
+		b.add(text, args...).Query(func(r pgx.Rows) (err error) {
+			ids, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+		if err := b.sendIn(ctx, tx); err != nil || len(ids) == 0 {
+			return err
+		}
+		b = s.batch()
+		b.addArchiveDelete(ids, &n)
+		return b.sendIn(ctx, tx)
+	})
 	return n, err
+}
+
+// addArchiveDelete queues the removal of archived messages, and counts them.
+func (b *batch) addArchiveDelete(ids []int64, n *int64) {
+	b.add(sqlLockForgotten, ids)
+	b.add(sqlArchiveDelete, ids).Exec(func(tag pgconn.CommandTag) error {
+		*n = tag.RowsAffected()
+		return nil
+	})
+	b.add(sqlForgetGone, ids)
 }
 
 func (t archive) Replay(ctx context.Context, ids ...int64) ([]error, error) {

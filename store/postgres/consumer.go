@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -59,6 +61,8 @@ type holdings struct {
 	// messages were settled by concurrent calls, none of which knew that it was
 	// the last, and those whose answer was lost. The next call drops them.
 	drained []int64
+	// held are the leases whose settlement waits for a row that somebody keeps.
+	held map[store.Lease]struct{}
 }
 
 // noted is what is known to be recorded of a message as a run.
@@ -71,7 +75,7 @@ const (
 )
 
 func newHoldings() *holdings {
-	return &holdings{claims: map[int64]map[int64]noted{}}
+	return &holdings{claims: map[int64]map[int64]noted{}, held: map[store.Lease]struct{}{}}
 }
 
 func (h *holdings) add(claim int64, got []store.LeasedMessage) {
@@ -159,6 +163,7 @@ func (h *holdings) settled(leases []store.Lease, dropped []int64) {
 	}
 	h.drained = without(h.drained, dropped)
 	for _, l := range leases {
+		delete(h.held, l)
 		ids, known := h.claims[l.Claim]
 		if !known {
 			continue
@@ -187,6 +192,7 @@ func (h *holdings) gone(claims []int64) {
 		delete(h.claims, claim)
 	}
 	h.drained = without(h.drained, claims)
+	maps.DeleteFunc(h.held, func(l store.Lease, _ struct{}) bool { return slices.Contains(claims, l.Claim) })
 }
 
 // forget forgets everything, after all claims were dropped.
@@ -194,6 +200,7 @@ func (h *holdings) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.claims)
+	clear(h.held)
 	h.drained = nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,11 +12,11 @@ import (
 )
 
 const (
-	sqlSignalRun = `select s.signal, s.created, s.woken from {{schema}}.signal_run($2, $3, $4::text::json, $5, {{now}}) s`
+	sqlSignalRun = `select s.signal, s.created, s.woken, s."full" from {{schema}}.send_outside($2, $3, $4::text::json, $5, {{now}}) s`
 
 	// sqlRunPlace says where a run is; queue is its queue's id.
 	sqlRunPlace = `
-select p.state, p.queue_id, q.name, coalesce(r.cancelling, false), coalesce(r.paused, false)
+select p.state, p.queue_id, q.name, q.kind, coalesce(r.cancelling, false), coalesce(r.paused, false)
 from (
     select case when exists (select from {{schema}}.claims c where c.queue_id = m.queue_id and m.id = any(c.ids))
         then 'leased' else 'ready' end as state, m.queue_id
@@ -24,8 +25,7 @@ from (
     select 'delayed', d.queue_id from {{schema}}.delayed d where d.id = $1
     union all
     select a.state::text, a.queue_id from {{schema}}.archive a where a.id = $1
-) p join {{schema}}.queues q on q.id = p.queue_id left join {{schema}}.runs r on r.run_id = $1
-where q.kind = 'workflow'`
+) p join {{schema}}.queues q on q.id = p.queue_id left join {{schema}}.runs r on r.run_id = $1`
 
 	// sqlLockHolder waits for whoever settles the run $2 of queue $1, so that
 	// what is written of it then is seen by the next who does.
@@ -49,9 +49,11 @@ on conflict (run_id) do update set cancelling = true`
 
 	sqlRunChildren = `select run_id from {{schema}}.runs where parent_id = $1 order by run_id`
 
+	// sqlRunPause notes as well until when the run was to wait.
 	sqlRunPause = `
-insert into {{schema}}.runs (run_id, queue_id, paused) select w.id, w.queue_id, true from ` + openRun + `
-on conflict (run_id) do update set paused = true`
+insert into {{schema}}.runs as r (run_id, queue_id, paused, held_until)
+select w.id, w.queue_id, true, (select d.due_at from {{schema}}.delayed d where d.id = $1 and d.due_at < 'infinity') from ` + openRun + `
+on conflict (run_id) do update set paused = true, held_until = coalesce(excluded.held_until, r.held_until)`
 
 	// sqlRunHold lets a run that nobody has wait without limit. One that is being
 	// cancelled must be leased once more for that.
@@ -68,15 +70,27 @@ ready as (
 insert into {{schema}}.delayed (id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload)
 select id, enqueued_at, 'infinity', queue_id, attempts, priority, headers, errors, payload from ready`
 
+	// sqlRunResume returns whether the run suspended itself, and else until when
+	// it was to wait for its start or its next attempt.
 	sqlRunResume = `
-update {{schema}}.runs set paused = false, news = news + 1 where run_id = $1 and paused returning run_id`
+with was as (
+    select r.run_id, r.wait_kind, r.held_until from {{schema}}.runs r
+    where r.run_id = $1 and (r.paused or r.wait_kind = 'version') for update
+)
+update {{schema}}.runs r set paused = false, news = r.news + 1, held_until = null from was where r.run_id = was.run_id
+returning was.wait_kind is not null, was.held_until`
 
-	// sqlRunReady makes a run ready that waits. It has just been resumed if it is
-	// among those that wait without limit and is not paused.
+	// sqlRunReady makes a run ready that waits. If it did not suspend itself ($3)
+	// it waits until $4, which is null if there is nothing to wait for, or as long
+	// as it had to while it was paused.
 	sqlRunReady = `
 with back as (
     delete from {{schema}}.delayed d where d.id = $2
+        and ($3::bool or d.due_at = 'infinity' and coalesce($4::timestamptz <= {{now}}, true))
     returning d.id, d.enqueued_at, d.queue_id, d.attempts, d.priority, d.headers, d.errors, d.payload
+),
+later as (
+    update {{schema}}.delayed d set due_at = $4 where d.id = $2 and not $3 and d.due_at = 'infinity' and $4 > {{now}}
 )
 insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
 select id, enqueued_at, {{now}}, queue_id, attempts, priority, headers, errors, payload from back`
@@ -98,7 +112,11 @@ func (p runPlace) status() store.RunStatus { return statusOf(p.state, p.cancelli
 // runPlace finds a run; ErrNotFound if the id is no run's.
 func (s *Store) runPlace(ctx context.Context, op string, id int64) (runPlace, error) {
 	var p runPlace
-	err := s.row(ctx, op, sqlRunPlace, []any{id}, &p.state, &p.queueID, &p.queue, &p.cancelling, &p.paused)
+	var kind store.QueueKind
+	err := s.row(ctx, op, sqlRunPlace, []any{id}, &p.state, &p.queueID, &p.queue, &kind, &p.cancelling, &p.paused)
+	if err == nil && kind != store.WorkflowQueue {
+		err = s.fail(ctx, op, &store.NotRunError{ID: id})
+	}
 	return p, err
 }
 
@@ -106,7 +124,7 @@ func (s *Store) runPlace(ctx context.Context, op string, id int64) (runPlace, er
 func (s *Store) openRun(ctx context.Context, op string, id int64) (runPlace, error) {
 	p, err := s.runPlace(ctx, op, id)
 	if err == nil && p.state.Archived() {
-		err = s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+		err = s.fail(ctx, op, store.RunEnded(p.status()))
 	}
 	return p, err
 }
@@ -118,13 +136,20 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 		return 0, false, fmt.Errorf("%s: %w", op, err)
 	}
 	var id *int64
-	var created bool
+	var created *bool
 	var woken *string
+	var full bool
 	args := []any{t.s.now(), sig.Run, sig.Topic, orNull(sig.Payload), sig.Key}
-	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken); err != nil {
+	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken, &full); err != nil {
 		return 0, false, err
 	}
 	if id == nil {
+		if full {
+			if _, err := t.s.openRun(ctx, op, sig.Run); err != nil {
+				return 0, false, err
+			}
+			return 0, false, t.s.fail(ctx, op, store.ErrSignalsFull)
+		}
 		_, err := t.s.openRun(ctx, op, sig.Run)
 		if err == nil { // it was there a moment ago, or is only now
 			err = t.s.fail(ctx, op, store.ErrTerminal)
@@ -134,7 +159,7 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 	if woken != nil {
 		t.s.notifier.add(*woken)
 	}
-	return *id, created, nil
+	return *id, *created, nil
 }
 
 // Cancel ends a run, and with descend those that it started. The run itself
@@ -165,7 +190,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		case p.state == store.Cancelled, p.state == store.Leased && p.cancelling:
 			return p.status(), nil
 		case p.state.Archived():
-			return "", t.s.fail(ctx, op, fmt.Errorf("it has %s: %w", p.status(), store.ErrTerminal))
+			return "", t.s.fail(ctx, op, store.RunEnded(p.status()))
 		}
 		var woken []string
 		b := t.s.batch()
@@ -174,7 +199,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		b.add(sqlLockHolder, p.queueID, id)
 		b.add(sqlLockParent, id)
 		b.add(sqlRunCancelling, id)
-		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "cancelled")
+		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "")
 		b.addEndChildren([]int64{id}, &woken)
 		if err := b.send(ctx, op); err != nil {
 			return "", err
@@ -190,10 +215,12 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 	op := fmt.Sprintf("pause run %d", id)
 	for range removeTries {
 		p, err := t.s.openRun(ctx, op, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if p.paused && (p.state != store.Ready || p.cancelling) {
+		case p.cancelling:
+			return t.s.fail(ctx, op, store.Cancelling())
+		case p.paused && p.state != store.Ready:
 			return nil
 		}
 		b := t.s.batch()
@@ -201,6 +228,7 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
 		b.add(sqlRunPause, id)
 		b.add(sqlRunHold, id, p.queueID)
+		b.add(sqlForgetGone, []int64{id}) // it may have ended and been removed since it was looked for
 		if err := b.send(ctx, op); err != nil {
 			return err
 		}
@@ -209,7 +237,7 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 	return t.s.fail(ctx, op, t.s.unavailable(errors.New("it moves all the time")))
 }
 
-// Resume lets a paused run carry on.
+// Resume lets a run carry on that is paused, or waits for a handler of its version.
 func (t workflows) Resume(ctx context.Context, id int64) error {
 	op := fmt.Sprintf("resume run %d", id)
 	p, err := t.s.openRun(ctx, op, id)
@@ -217,16 +245,20 @@ func (t workflows) Resume(ctx context.Context, id int64) error {
 		return err
 	}
 	err = t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
-		var resumed []int64
-		b.add(sqlRunResume, id).Query(func(r pgx.Rows) (err error) {
-			resumed, err = pgx.CollectRows(r, pgx.RowTo[int64])
+		var resumed, waits bool
+		var until *time.Time
+		b.add(sqlRunResume, id).Query(func(r pgx.Rows) error {
+			_, err := pgx.ForEachRow(r, []any{&waits, &until}, func() error {
+				resumed = true
+				return nil
+			})
 			return err
 		})
-		if err := b.sendIn(ctx, tx); err != nil || len(resumed) == 0 {
+		if err := b.sendIn(ctx, tx); err != nil || !resumed {
 			return err
 		}
 		b = t.s.batch()
-		b.add(sqlRunReady, t.s.now(), id)
+		b.add(sqlRunReady, t.s.now(), id, waits, until)
 		return b.sendIn(ctx, tx)
 	})
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -146,7 +147,7 @@ type gate struct {
 func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
 	op := fmt.Sprintf("dequeue from queue %q", c.queue)
 	if limit <= 0 || lease <= 0 {
-		return nil, fmt.Errorf("%s: limit %d and lease %s must be positive: %w", op, limit, lease, store.ErrInvalid)
+		return nil, store.Invalidf("%s: limit %d and lease %s must be positive", op, limit, lease)
 	}
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -164,10 +165,12 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 		return nil, err
 	}
 	if g.ranOut {
-		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil {
+		// Where another transaction keeps a row locked, the others are leased all
+		// the same, and the next claim tries again.
+		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil && !errors.Is(err, errLocked) {
 			return nil, err
 		}
-		// Those that still have run out are being settled or renewed now.
+		// Those that still have run out are held up, or being settled or renewed now.
 		full = true
 		if got, _, err = c.take(ctx, op, limit, lease, full, true); err != nil {
 			return nil, err
@@ -196,7 +199,7 @@ func (c *consumer) open(ctx context.Context, op string, g gate) error {
 	c.s.noted(c.id, g.state)
 	switch {
 	case g.maxAttempts == 0:
-		return c.s.unknownQueue(ctx, op, c.queue)
+		return c.s.unknownQueue(ctx, op, c.queue, "")
 	case g.state == "":
 		return c.s.fail(ctx, op, fmt.Errorf("worker %d: %w", c.id, store.ErrNotFound))
 	case g.state != store.WorkerReady:

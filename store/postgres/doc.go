@@ -47,6 +47,9 @@
 // rows of the claim and the message for key share, which lets renewals and
 // settlements of the claim's other messages pass (they lock for no key update),
 // but keeps the claim from being given back and the message from being settled.
+// It leaves the run's row of runs alone, which others wait for: what it has to
+// say of the run's beginning stands with the step, and the next settlement that
+// records something of the run copies it.
 //
 // # Finding the next messages
 //

@@ -67,7 +67,7 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 	case "23505":
 		return fmt.Errorf("%s: %w", e.Message, store.ErrExists)
 	case "54000": // over a limit
-		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
+		return store.Invalidf("%s", e.Message)
 	case "55P03":
 		return &connectError{s.target, said, []error{store.ErrUnavailable, errLocked}}
 	case "25006": // read only: after a failover the connections may lead to what is a standby now
@@ -80,7 +80,7 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 	// Bad data and broken constraints: the same call fails again. Only these
 	// speak of what was written; any other error may pass.
 	case "22", "23":
-		return fmt.Errorf("%s: %w", e.Message, store.ErrInvalid)
+		return store.Invalidf("%s", e.Message)
 	// Connection, resources, operator intervention (statement timeout,
 	// shutdown, starting up, terminated), system errors, and what a rerun may
 	// mend (deadlock).

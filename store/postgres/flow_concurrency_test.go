@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,92 +116,8 @@ func TestNoSignalIsLost(t *testing.T) {
 	}
 }
 
-// Whatever two daemons, signals, cancellations, pauses, children's ends and due
-// times do to the same runs at once, nobody waits for ever, and each run is in
-// one place.
-func TestRunsDoNotDeadlock(t *testing.T) {
-	t.Parallel()
-	const rounds = 60
-	s, cfg := flow(t, "q")
-	stores := []*Store{s, openStore(t, cfg)}
-	var mu sync.Mutex
-	var ids []int64
-	note := func(id int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	some := func(r *rand.Rand) int64 {
-		mu.Lock()
-		defer mu.Unlock()
-		return ids[max(0, len(ids)-1-r.IntN(min(len(ids), 12)))]
-	}
-	for range 6 {
-		note(startRun(t, s, "q"))
-	}
-	// Deadlocks and lock limits are ErrUnavailable; the others are answers.
-	expected := func(err error) bool {
-		return err == nil || errors.Is(err, store.ErrTerminal) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid)
-	}
-	var work sync.WaitGroup
-	try := func(seed uint64, f func(r *rand.Rand) error) {
-		r := rand.New(rand.NewPCG(seed, 7))
-		work.Go(func() {
-			for range rounds {
-				if err := f(r); !expected(err) {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	for i, s := range stores {
-		c := newConsumer(t, s, "q")
-		admin, err := s.Admin(t.Context(), store.WorkerOptions{Name: "admin"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed := uint64(i * 10)
-		flows := s.Workflows()
-		try(seed, func(r *rand.Rand) error { return settleAnyhow(t, r, s, c, some, note) })
-		try(seed+1, func(r *rand.Rand) error {
-			_, _, err := flows.Send(t.Context(), store.NewSignal{Run: some(r), Topic: "n"})
-			return err
-		})
-		try(seed+2, func(r *rand.Rand) error {
-			id := some(r)
-			if err := flows.Pause(t.Context(), id); !expected(err) {
-				return err
-			}
-			return flows.Resume(t.Context(), id)
-		})
-		try(seed+3, func(r *rand.Rand) error {
-			if r.IntN(4) == 0 {
-				_, err := flows.Cancel(t.Context(), some(r), r.IntN(2) == 0)
-				return err
-			}
-			id, _, err := s.CreateWorkflow(t.Context(), store.NewRun{Workflow: "q"})
-			note(id)
-			return err
-		})
-		try(seed+4, func(*rand.Rand) error { _, _, err := admin.Promote(t.Context(), 5); return err })
-	}
-	work.Wait()
-	var twice int
-	if err := s.pool.QueryRow(t.Context(), s.sql(`select count(*) from (select id from (
-		select id from {{schema}}.messages union all select id from {{schema}}.delayed union all select id from {{schema}}.archive
-	) a group by id having count(*) > 1) b`)).Scan(&twice); err != nil || twice != 0 {
-		t.Errorf("%d messages are in two places, %v", twice, err)
-	}
-	there := tableCount(t, s, "messages") + tableCount(t, s, "delayed") + tableCount(t, s, "archive")
-	if there < len(ids) {
-		t.Errorf("%d messages are left of at least %d", there, len(ids))
-	}
-}
-
-// settleAnyhow leases some runs and settles them as it comes.
+// settleAnyhow leases some runs and settles them as it comes. Those that were
+// taken from it meanwhile are nobody's fault.
 func settleAnyhow(t *testing.T, r *rand.Rand, s *Store, c store.Consumer, some func(*rand.Rand) int64, note func(int64)) error {
 	got, err := c.Dequeue(t.Context(), 4, time.Hour)
 	if err != nil || len(got) == 0 {
@@ -222,7 +137,7 @@ func settleAnyhow(t *testing.T, r *rand.Rand, s *Store, c store.Consumer, some f
 		name := func(kind string) store.StepKey { return store.StepKey{Name: kind, Occurrence: n} }
 		o := store.Outcome{Lease: l.Lease, Kind: store.OutcomeWait, Version: "v1",
 			Wait: &store.Wait{Kind: store.WaitSleep, Delay: time.Duration(r.IntN(3)) * time.Millisecond, News: states[i].News}}
-		switch r.IntN(6) {
+		switch r.IntN(8) {
 		case 0:
 			o.Kind, o.Wait = store.OutcomeDone, nil
 		case 1:
@@ -230,18 +145,24 @@ func settleAnyhow(t *testing.T, r *rand.Rand, s *Store, c store.Consumer, some f
 		case 2:
 			o.Wait.Kind, o.Wait.Delay = store.WaitChild, -1
 			o.Steps = []store.StepResult{{StepKey: name("child"), Kind: store.StepChild, State: store.StepWaiting, Delay: -1,
-				Child: &store.NewRun{Workflow: "q"}}}
+				Child: &store.NewRun{Workflow: []string{"q", "other"}[r.IntN(2)]}}}
 		case 3:
 			o.Steps = []store.StepResult{{StepKey: name("send"), Kind: store.StepSend, Send: &store.NewSignal{Run: some(r), Topic: "n"}}}
 		case 4:
 			o.Kind, o.Wait, o.Delay = store.OutcomeSnooze, nil, time.Millisecond
+		case 5:
+			o.Kind, o.Wait = store.OutcomeDelete, nil
+		case 6:
+			o.Kind, o.Wait, o.Error = store.OutcomeDiscard, nil, "no luck"
 		}
 		outcomes = append(outcomes, store.Outcome{Lease: l.Lease, Kind: store.OutcomeStep, Version: "v1",
 			Steps: []store.StepResult{{StepKey: name("body")}}}, o)
 	}
 	settled, err := c.Settle(t.Context(), outcomes)
 	for _, res := range settled {
-		err = errors.Join(err, res.Err)
+		if !errors.Is(res.Err, store.ErrLeaseLost) && !errors.Is(res.Err, store.ErrNotFound) {
+			err = errors.Join(err, res.Err)
+		}
 	}
 	children, lerr := s.Workflows().List(t.Context(), store.RunFilter{Page: store.Page{After: got[len(got)-1].ID, Limit: 5}})
 	for _, child := range children {

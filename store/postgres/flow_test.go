@@ -218,13 +218,58 @@ func TestSendSignalInSQL(t *testing.T) {
 		t.Errorf("the run has %+v", state)
 	}
 	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeDone})
-	for _, missing := range []int64{id, id + 1000} {
-		if _, err := send(missing); !isState(err, "PQ003") {
+	if _, err := s.Queues().Insert(t.Context(), "jobs", store.QueuePolicy{}); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := s.Messages().Insert(t.Context(), []store.NewMessage{{Queue: "jobs", Payload: []byte("1")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for missing, why := range map[int64]string{id: "it has ended", id + 1000: "there is no such run", jobs[0]: "it is a job, not a run"} {
+		if _, err := send(missing); !isState(err, "PQ003") || !strings.Contains(err.Error(), why) {
 			t.Errorf("a signal to run %d, which is not there: %v", missing, err)
 		}
 	}
 	cancel()
 	if err := <-listening; err != nil {
 		t.Error(err)
+	}
+}
+
+// What other senders may not send, an application may not either.
+func TestSendSignalRefuses(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	id := startRun(t, s, "q")
+	deep := func(n int) string { return strings.Repeat(`{"a":[`, n/2) + `"[\"{"` + strings.Repeat(`]}`, n/2) }
+	large := `"` + strings.Repeat("x", store.DefaultMaxPayloadBytes-2) + `"`
+	tests := map[string]struct{ topic, payload, key, state string }{
+		"no topic":      {"", "1", "", "22023"},
+		"long topic":    {strings.Repeat("é", store.MaxTopic/2) + "x", "1", "", "22023"},
+		"slash":         {"a/b", "1", "", "22023"},
+		"long key":      {"a", "1", strings.Repeat("k", store.MaxSignalKey+1), "22023"},
+		"large payload": {"a", large + " ", "", "22023"},
+		"deep payload":  {"a", "[" + deep(64) + "]", "", "22023"},
+		"NUL":           {"a", `"\u0000"`, "", "22P05"},
+		"the largest":   {strings.Repeat("é", store.MaxTopic/2), large, strings.Repeat("k", store.MaxSignalKey), ""},
+		"the deepest":   {"a", "[" + deep(62) + "]", "", ""},
+	}
+	for name, tt := range tests {
+		_, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.send_signal($1, $2, $3::text::json, $4)`), id, tt.topic, tt.payload, tt.key)
+		if (err == nil) != (tt.state == "") || err != nil && !isState(err, tt.state) {
+			t.Errorf("%s: %v, want state %q", name, err, tt.state)
+		}
+	}
+	if n := len(load1(t, s, id).Signals); n != 2 {
+		t.Errorf("%d signals were sent, want 2", n)
+	}
+	// It has one large signal.
+	for range store.MaxSignalBytes/len(large) - 2 {
+		if _, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.send_signal($1, 'a', $2::text::json)`), id, large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.send_signal($1, 'a', $2::text::json)`), id, large); !isState(err, "PQ004") {
+		t.Errorf("a signal more than a run may have: %v", err)
 	}
 }

@@ -70,6 +70,10 @@ select p.run_id from {{schema}}.runs p where p.run_id in (
 	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
 )
 
+// giveBackWait is how long a give-back waits for the row of a run that started
+// one of those, with the queue's claim lock in hand.
+const giveBackWait = 100 * time.Millisecond
+
 // Why an attempt failed that nobody settled.
 const (
 	reasonRanOut = "the lease ran out before the attempt was settled"
@@ -105,6 +109,7 @@ func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue st
 	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
 		b.add(sqlClaimLock, s.claimLock, queueID)
+		b.add(sqlLockLimit, milliseconds(giveBackWait))
 		b.add(sqlTakeRunOut, now, queueID).Query(t.read)
 		if err := b.sendIn(ctx, tx); err != nil {
 			return err

@@ -73,7 +73,7 @@ func (c *consumer) Started(ctx context.Context, leases ...store.Lease) ([]error,
 func (c *consumer) Extend(ctx context.Context, d time.Duration, leases ...store.Lease) ([]error, error) {
 	const op = "extend leases"
 	if d <= 0 {
-		return nil, fmt.Errorf("%s: %s must be positive: %w", op, d, store.ErrInvalid)
+		return nil, store.Invalidf("%s: %s must be positive", op, d)
 	}
 	return c.mark(ctx, op, sqlExtend, leases, micros(d))
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -18,7 +19,7 @@ select r.run_id, coalesce(r.version, ''), r.news, r.cancelling, r.paused from un
 cross join lateral (select * from {{schema}}.runs r where r.run_id = i.id offset 0) r`
 
 	sqlLoadSteps = `
-select ` + stepColumns + ` from unnest($2::bigint[]) i(id)
+select ` + stepColumns + `, coalesce(s.version, '') from unnest($2::bigint[]) i(id)
 cross join lateral (select * from {{schema}}.steps s where s.run_id = i.id offset 0) s
 where s.state <> 'running' order by s.run_id, s.seq`
 
@@ -26,8 +27,8 @@ where s.state <> 'running' order by s.run_id, s.seq`
 
 	sqlLoadSignals = `
 select ` + signalColumns + ` from unnest($1::bigint[]) i(id)
-cross join lateral (select * from {{schema}}.signals g where g.run_id = i.id offset 0) g
-where g.taken_name is null order by g.run_id, g.id`
+cross join lateral (select * from {{schema}}.signals g where g.run_id = i.id and g.taken_name is null offset 0) g
+order by g.run_id, g.id`
 )
 
 // Load returns what leased runs carry on from.
@@ -60,12 +61,17 @@ func (t workflows) Load(ctx context.Context, ids ...int64) ([]store.RunState, er
 		return err
 	})
 	b.add(sqlLoadSteps, t.s.now(), distinct).Query(func(r pgx.Rows) error {
-		steps, err := pgx.CollectRows(r, scanStep)
-		for _, s := range steps {
-			i := at[s.Run]
-			states[i].Steps = append(states[i].Steps, s)
+		for r.Next() {
+			var version string
+			step, err := scanStepAnd(r, &version)
+			if err != nil {
+				return err
+			}
+			s := &states[at[step.Run]]
+			s.Steps = append(s.Steps, step)
+			s.Version = cmp.Or(s.Version, version)
 		}
-		return err
+		return r.Err()
 	})
 	b.add(sqlLoadSignals, distinct).Query(func(r pgx.Rows) error {
 		signals, err := pgx.CollectRows(r, scanSignal)

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -88,7 +87,7 @@ func (a *admin) Reclaim(ctx context.Context, maxAge time.Duration) (store.GivenB
 // ReclaimSlot does so for the workers of a slot.
 func (a *admin) ReclaimSlot(ctx context.Context, slot string) (store.GivenBack, error) {
 	if slot == "" {
-		return store.GivenBack{}, fmt.Errorf("reclaim slot: the slot is empty, which is nobody's: %w", store.ErrInvalid)
+		return store.GivenBack{}, store.Invalidf("reclaim slot: the slot is empty, which is nobody's")
 	}
 	return a.reclaim(ctx, "reclaim slot "+slot, sqlSlotIDs, []any{slot}, nil)
 }
@@ -173,15 +172,20 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 	if err != nil {
 		return total, err
 	}
+	var locked error
 	for _, q := range queues {
 		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' leases need not wait for these
+			continue
+		}
 		if err != nil {
 			return total, err
 		}
 		total.Ready += n.Ready
 		total.Dead += n.Dead
 	}
-	return total, nil
+	return total, locked
 }
 
 // due remembers until when the delayed messages have been made ready, so that
@@ -242,9 +246,7 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	var n int64
-	err := a.s.row(ctx, "purge expired messages", sqlPurgeExpired, []any{a.s.now(), limit}, &n)
-	return n, err
+	return a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
 }
 
 // Lead makes this worker the leader.

@@ -138,7 +138,7 @@ func (s *Store) queueID(ctx context.Context, op, name string) (int64, error) {
 		return 0, err
 	}
 	if len(found) == 0 {
-		return 0, s.unknownQueue(ctx, op, name)
+		return 0, s.unknownQueue(ctx, op, name, "")
 	}
 	return found[0].ID, nil
 }

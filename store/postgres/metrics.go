@@ -71,7 +71,10 @@ select (select count(*) from {{schema}}.queues), (select count(*) from {{schema}
     (select count(*) from {{schema}}.archive a where a.state = 'done'),
     (select count(*) from {{schema}}.archive a where a.state = 'dead'),
     (select count(*) from {{schema}}.archive a where a.state = 'cancelled'),
-    (select count(*) from {{schema}}.runs r join {{schema}}.delayed d on d.id = r.run_id where r.wait_kind = 'version')`
+    (select count(*) from {{schema}}.runs r join {{schema}}.delayed d on d.id = r.run_id where r.wait_kind = 'version'),
+    (select count(*) from {{schema}}.messages m where m.queue_id in (
+        select q.id from {{schema}}.queues q where q.kind = 'workflow'
+            and not exists (select from {{schema}}.workers w where w.queue_id = q.id and w.state <> 'stopped')))`
 
 	sqlWorkersByState = `select state, count(*) from {{schema}}.workers group by state`
 )
@@ -177,7 +180,8 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 	const op = "system stats"
 	var st store.SystemStats
 	var there int64
-	err := a.s.row(ctx, op, sqlSystemStats, nil, &st.Queues, &there, &st.Delayed, &st.Leased, &st.Done, &st.Dead, &st.Cancelled, &st.Stranded)
+	err := a.s.row(ctx, op, sqlSystemStats, nil, &st.Queues, &there, &st.Delayed, &st.Leased, &st.Done, &st.Dead, &st.Cancelled, &st.Stranded,
+		&st.Unserved)
 	if err != nil {
 		return st, err
 	}

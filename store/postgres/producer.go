@@ -24,7 +24,7 @@ var _ store.Producer = (*producer)(nil)
 func (s *Store) Producer(ctx context.Context, opts store.ProducerOptions) (store.Producer, error) {
 	const op = "register a producer"
 	if opts.Rate < 0 || math.IsNaN(opts.Rate) || opts.Burst < 0 {
-		return nil, fmt.Errorf("%s: rate %v and burst %d must not be negative: %w", op, opts.Rate, opts.Burst, store.ErrInvalid)
+		return nil, store.Invalidf("%s: rate %v and burst %d must not be negative", op, opts.Rate, opts.Burst)
 	}
 	w, err := s.register(ctx, op, store.KindProducer, "", opts.WorkerOptions)
 	if err != nil {
@@ -65,7 +65,7 @@ func (p *producer) admit(n int) error {
 	now := p.s.clockTime()
 	r := p.limiter.ReserveN(now, n)
 	if !r.OK() {
-		return fmt.Errorf("a batch of %d is larger than the burst of %d: %w", n, p.limiter.Burst(), store.ErrInvalid)
+		return store.Invalidf("a batch of %d is larger than the burst of %d", n, p.limiter.Burst())
 	}
 	if wait := r.DelayFrom(now); wait > 0 {
 		r.CancelAt(now)

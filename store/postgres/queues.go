@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -74,23 +75,16 @@ with w as materialized (
 update {{schema}}.workers u set state = 'stopped', stopped_at = {{now}} from w where u.id = w.id`
 	sqlQueueDelete = `delete from {{schema}}.queues where id = $1`
 
-	// A purge goes in parts of at most $2, so that none takes long.
-	sqlQueuePurgeDelayed = `
-with gone as (
-    delete from {{schema}}.delayed where id = any(array(
-        select id from {{schema}}.delayed where queue_id = $1 limit $2))
-    returning id),
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id)
-select coalesce(array_agg(id), '{}') from gone`
-	sqlQueuePurgeMessages = `
-with gone as (
-    delete from {{schema}}.messages where id = any(array(
-        select id from {{schema}}.messages where queue_id = $1
-            and id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
-        order by priority, id limit $2))
-    returning id),
-steps as (delete from {{schema}}.steps s using gone g where s.run_id = g.id)
-select coalesce(array_agg(id), '{}') from gone`
+	// A purge goes in parts of at most $2, so that none takes long. The queue's
+	// claim lock is held: what is ready now is not leased meanwhile.
+	sqlQueuePurgeable = `
+select array(select d.id from {{schema}}.delayed d where d.queue_id = $1 limit $2),
+    array(select m.id from {{schema}}.messages m where m.queue_id = $1
+        and m.id not in (select unnest(c.ids) from {{schema}}.claims c where c.queue_id = $1)
+    order by m.priority, m.id limit $2)`
+	sqlQueuePurgeDelayed = `delete from {{schema}}.delayed where id = any($1::bigint[])`
+	// sqlQueuePurgeMessages also finds those that became ready meanwhile.
+	sqlQueuePurgeMessages = `delete from {{schema}}.messages where id = any($1::bigint[])`
 )
 
 type queues struct{ s *Store }
@@ -149,18 +143,18 @@ func (t queues) Get(ctx context.Context, name string) (store.Queue, error) {
 		return store.Queue{}, err
 	}
 	if len(q) == 0 {
-		return store.Queue{}, t.s.unknownQueue(ctx, op, name)
+		return store.Queue{}, t.s.unknownQueue(ctx, op, name, "")
 	}
 	return q[0], nil
 }
 
 // unknownQueue is the error for a queue that is missing, with near names.
-func (s *Store) unknownQueue(ctx context.Context, op, name string) error {
+func (s *Store) unknownQueue(ctx context.Context, op, name string, kind store.QueueKind) error {
 	names, err := rows(ctx, s, op, sqlQueueNames, nil, pgx.RowTo[string])
 	if err != nil {
 		return err
 	}
-	return s.fail(ctx, op, &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, names)})
+	return s.fail(ctx, op, &store.UnknownQueueError{Queue: name, Kind: kind, Near: store.NearNames(name, names)})
 }
 
 func (t queues) List(ctx context.Context, page store.Page) ([]store.Queue, error) {
@@ -190,6 +184,8 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 		}
 		var children []int64
 		b := t.s.batch()
+		b.add(sqlLockLimit, milliseconds(reclaimWait)) // everybody who enqueues waits for this
+		b.add(sqlLockQueueRuns, q.ID)
 		b.add(sqlQueueChildren, q.ID).Query(func(r pgx.Rows) (err error) {
 			children, err = pgx.CollectRows(r, pgx.RowTo[int64])
 			return err
@@ -198,12 +194,12 @@ func (t queues) Delete(ctx context.Context, name string, force bool) error {
 			return err
 		}
 		b = t.s.batch()
-		b.add(sqlLockParents, children)
 		b.add(sqlQueueDropSteps, q.ID)
 		b.add(sqlQueueDropMessageSteps, q.ID)
 		b.add(sqlQueueDropDelayed, q.ID)
 		b.add(sqlQueueDropMessages, q.ID)
 		b.addEndChildren(children, &woken)
+		b.add(sqlForgetGone, children)
 		b.add(sqlQueueDropSignals, q.ID)
 		b.add(sqlQueueDropEvents, q.ID)
 		b.add(sqlQueueDropRuns, q.ID)
@@ -261,38 +257,48 @@ func (t queues) Purge(ctx context.Context, name string) (int64, error) {
 	}
 	var total int64
 	for {
-		delayed, ready, err := t.purgePart(ctx, op, q)
-		total += int64(delayed + ready)
-		if err != nil || delayed < purgeBatch && ready < purgeBatch {
+		n, more, err := t.purgePart(ctx, op, q)
+		total += n
+		if err != nil || !more {
 			return total, err
 		}
 	}
 }
 
-// purgePart removes at most purgeBatch messages of a kind.
-func (t queues) purgePart(ctx context.Context, op string, q store.Queue) (delayed, ready int, err error) {
+// purgePart removes at most purgeBatch delayed and as many ready messages, and
+// reports whether there may be more.
+func (t queues) purgePart(ctx context.Context, op string, q store.Queue) (n int64, more bool, err error) {
 	var woken []string
 	err = t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		var waiting, standing []int64
 		b.add(sqlClaimLock, t.s.claimLock, q.ID)
-		b.add(sqlQueuePurgeDelayed, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&waiting) })
-		b.add(sqlQueuePurgeMessages, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&standing) })
+		b.add(sqlLockLimit, milliseconds(reclaimWait))
+		b.add(sqlQueuePurgeable, q.ID, purgeBatch).QueryRow(func(r pgx.Row) error { return r.Scan(&waiting, &standing) })
 		if err := b.sendIn(ctx, tx); err != nil {
 			return err
 		}
-		delayed, ready = len(waiting), len(standing)
+		more = len(waiting) == purgeBatch || len(standing) == purgeBatch
 		ids := append(waiting, standing...)
+		if len(ids) == 0 {
+			return nil
+		}
+		count := func(tag pgconn.CommandTag) error {
+			n += tag.RowsAffected()
+			return nil
+		}
 		b = t.s.batch()
-		b.add(sqlLockParents, ids)
+		b.add(sqlLockForgotten, ids)
+		b.add(sqlQueuePurgeDelayed, ids).Exec(count)
+		b.add(sqlQueuePurgeMessages, ids).Exec(count)
 		b.addEndChildren(ids, &woken)
-		b.add(sqlForget, ids)
+		b.add(sqlForgetGone, ids)
 		return b.sendIn(ctx, tx)
 	})
 	if err != nil {
-		return 0, 0, err
+		return 0, false, err
 	}
 	t.s.notifier.add(woken...)
-	return delayed, ready, nil
+	return n, more, nil
 }
 
 func enqueueKey(queue string) int32 { return int32(hash32(queue)) }

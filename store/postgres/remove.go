@@ -38,24 +38,12 @@ gone as (select * from waiting union all select * from ready)`
 	sqlRemove = takeUnleased + `
 select id from gone`
 
-	// sqlForgetGone is sqlForget for those of the messages $1 that are nowhere.
-	sqlForgetGone = `
-with gone as materialized (
-    select i as id from unnest($1::bigint[]) i where not exists (select from {{schema}}.messages m where m.id = i)
-        and not exists (select from {{schema}}.delayed d where d.id = i) and not exists (select from {{schema}}.archive a where a.id = i)
-),
-steps as (delete from {{schema}}.steps where run_id = any(array(select id from gone))),
-runs as (delete from {{schema}}.runs where run_id = any(array(select id from gone)) returning run_id),
-signals as (delete from {{schema}}.signals where run_id = any(array(select run_id from runs))),
-events as (delete from {{schema}}.events where run_id = any(array(select run_id from runs)))
-select`
-
 	sqlRemoveToArchive = takeUnleased + `,
 archived as (
     insert into {{schema}}.archive
         (id, enqueued_at, finished_at, queue_id, state, attempts, priority, headers, errors, payload)
     select g.id, g.enqueued_at, t.now, g.queue_id, $4::text::{{schema}}.final_state, g.attempts, g.priority, g.headers,
-        {{schema}}.add_error(g.errors, g.attempts, t.now, $5, null), g.payload
+        case when $5::text = '' then g.errors else {{schema}}.add_error(g.errors, g.attempts, t.now, $5, null) end, g.payload
     from gone g, (select coalesce($3::timestamptz, statement_timestamp()) as now) t
 )
 select id from gone`
@@ -122,11 +110,13 @@ func (s *Store) removeOnce(ctx context.Context, op string, r removal, ids []int6
 	var woken []string
 	b := s.batch()
 	b.add(sqlClaimLocks, s.claimLock, places)
-	b.add(sqlLockParents, ids)
+	b.add(sqlLockLimit, milliseconds(reclaimWait))
 	var gone *pgx.QueuedQuery
 	if r.state == "" {
+		b.add(sqlLockForgotten, ids)
 		gone = b.add(sqlRemove, ids, places)
 	} else {
+		b.add(sqlLockRunsOf, ids)
 		gone = b.add(sqlRemoveToArchive, ids, places, s.now(), r.state, store.CleanError(r.reason))
 	}
 	var id int64

@@ -45,11 +45,12 @@ select r.run_id, r.input_hash from {{schema}}.runs r join {{schema}}.queues q on
 where q.name = $1 and r.key = $2`
 
 	// runColumns continue messageColumns, runJoins its joins.
-	runColumns = `, coalesce(r.key, ''), r.begun_at, (select count(*) from {{schema}}.steps s where s.run_id = p.id),
-    coalesce(r.version, ''), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.wait_kind, ''),
+	runColumns = `, coalesce(r.key, ''), coalesce(r.begun_at, o.begun_at), (select count(*) from {{schema}}.steps s where s.run_id = p.id),
+    coalesce(r.version, o.version, ''), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.wait_kind, ''),
     coalesce(r.wait_for, ''), coalesce(r.parent_id, 0)`
 	runJoins = messageJoins + `
-left join {{schema}}.runs r on r.run_id = p.id`
+left join {{schema}}.runs r on r.run_id = p.id
+cross join lateral (select ` + begunOutside + ` from {{schema}}.steps s where s.run_id = p.id and s.version is not null) o`
 
 	sqlRunGet = messageColumns + runColumns + `
 from (
@@ -124,16 +125,10 @@ func (s *Store) CreateWorkflow(ctx context.Context, run store.NewRun) (int64, bo
 	return s.Workflows().Insert(ctx, run)
 }
 
-// maxRunKey is what fits into an index.
-const maxRunKey = 1024
-
 func (t workflows) Insert(ctx context.Context, run store.NewRun) (int64, bool, error) {
 	op := fmt.Sprintf("start workflow %q", run.Workflow)
 	if err := store.ValidateRun(run); err != nil {
 		return 0, false, fmt.Errorf("%s: %w", op, err)
-	}
-	if len(run.Key) > maxRunKey {
-		return 0, false, fmt.Errorf("%s: key %.40q: at most %d bytes: %w", op, run.Key, maxRunKey, store.ErrInvalid)
 	}
 	msg := run.Message()
 	p, err := packMessages([]store.NewMessage{msg})
@@ -175,16 +170,29 @@ func (t workflows) Insert(ctx context.Context, run store.NewRun) (int64, bool, e
 		case len(there) > 0:
 			return there[0], false, nil
 		}
-		q, err := t.s.Queues().Get(ctx, run.Workflow)
-		if err != nil {
+		if err := t.s.checkWorkflow(ctx, op, run.Workflow); err != nil {
 			return 0, false, err
-		}
-		if q.Kind != store.WorkflowQueue {
-			return 0, false, fmt.Errorf("%s: queue %q is for jobs, not for a workflow: %w", op, q.Name, store.ErrInvalid)
 		}
 		// The run of this key was deleted between the statements.
 	}
 	return 0, false, t.s.fail(ctx, op, t.s.unavailable(fmt.Errorf("the key %q changes all the time", run.Key)))
+}
+
+// checkWorkflow says why a name is no workflow's; the empty one stands for all.
+func (s *Store) checkWorkflow(ctx context.Context, op, name string) error {
+	if name == "" {
+		return nil
+	}
+	found, err := rows(ctx, s, op, sqlQueueGet, []any{name}, scanQueue)
+	switch {
+	case err != nil:
+		return err
+	case len(found) == 0:
+		return s.unknownQueue(ctx, op, name, store.WorkflowQueue)
+	case found[0].Kind != store.WorkflowQueue:
+		return s.fail(ctx, op, store.NotWorkflow(name))
+	}
+	return nil
 }
 
 // inputHash tells inputs apart, but for white space.
@@ -205,6 +213,7 @@ func scanRun(row pgx.CollectableRow) (store.Run, error) {
 		&wait.Kind, &wait.For, &run.Parent)
 	run.BegunAt = orZero(begun)
 	run.Status = statusOf(run.State, cancelling, paused)
+	run.Pausing = run.Status == store.RunRunning && paused
 	if run.Status == store.RunWaiting {
 		wait.Until = run.AvailableAt
 		if wait.Kind == "" {
@@ -263,7 +272,7 @@ func chosen(f store.RunFilter) (states []string, flags string, err error) {
 	case store.RunCancelled:
 		of = []store.State{store.Cancelled}
 	default:
-		return nil, "", fmt.Errorf("status %q is none that a run has: %w", f.Status, store.ErrInvalid)
+		return nil, "", store.Invalidf("status %q is none that a run has", f.Status)
 	}
 	states = []string{}
 	for _, state := range of {
@@ -287,7 +296,9 @@ func (t workflows) Get(ctx context.Context, id int64) (store.Run, error) {
 	op := fmt.Sprintf("get run %d", id)
 	found, err := rows(ctx, t.s, op, sqlRunGet, []any{id}, scanRun)
 	if err == nil && len(found) == 0 {
-		err = t.s.fail(ctx, op, store.ErrNotFound)
+		if _, err = t.s.runPlace(ctx, op, id); err == nil { // it has come only now
+			err = t.s.fail(ctx, op, store.ErrNotFound)
+		}
 	}
 	if err != nil {
 		return store.Run{}, err
@@ -297,7 +308,7 @@ func (t workflows) Get(ctx context.Context, id int64) (store.Run, error) {
 
 func (t workflows) List(ctx context.Context, f store.RunFilter) ([]store.Run, error) {
 	const op = "list runs"
-	if err := t.s.checkQueue(ctx, op, f.Workflow); err != nil {
+	if err := t.s.checkWorkflow(ctx, op, f.Workflow); err != nil {
 		return nil, err
 	}
 	states, flags, err := chosen(f)
@@ -309,7 +320,7 @@ func (t workflows) List(ctx context.Context, f store.RunFilter) ([]store.Run, er
 
 func (t workflows) Count(ctx context.Context, f store.RunFilter) (int64, error) {
 	const op = "count runs"
-	if err := t.s.checkQueue(ctx, op, f.Workflow); err != nil {
+	if err := t.s.checkWorkflow(ctx, op, f.Workflow); err != nil {
 		return 0, err
 	}
 	states, flags, err := chosen(f)
@@ -331,11 +342,16 @@ func (t workflows) Delete(ctx context.Context, id int64) error {
 	case run.State == store.Leased:
 		return t.s.fail(ctx, op, store.ErrLeased)
 	case !run.State.Archived():
-		return t.s.fail(ctx, op, fmt.Errorf("it is %s, not finished; cancel it first: %w", run.State, store.ErrInvalid))
+		return t.s.fail(ctx, op, store.Invalidf("it is %s, not finished; cancel it first", run.State))
 	}
 	return t.s.Archive().Delete(ctx, id)
 }
 
 func (t workflows) Steps(ctx context.Context, run int64) ([]store.StepRecord, error) {
-	return rows(ctx, t.s, fmt.Sprintf("steps of run %d", run), sqlStepList, []any{t.s.now(), run}, scanStep)
+	op := fmt.Sprintf("steps of run %d", run)
+	found, err := rows(ctx, t.s, op, sqlStepList, []any{t.s.now(), run}, scanStep)
+	if err == nil && len(found) == 0 {
+		_, err = t.s.runPlace(ctx, op, run)
+	}
+	return found, err
 }

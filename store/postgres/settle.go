@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -102,20 +103,30 @@ func (s *Store) settle(ctx context.Context, op string, t *settlement, flow bool)
 		return t.results, nil
 	}
 	var err error
-	switch {
-	case flow && t.simple && t.lone():
-		err = s.settleLone(ctx, op, t)
-	case flow && t.simple:
-		err = s.settleSimple(ctx, op, t)
-	case !flow && t.plain != "":
-		err = s.settlePlain(ctx, op, t)
-	default:
-		err = s.settleMixed(ctx, op, t, flow || t.runs)
+	runs := flow || t.runs
+	if runs && t.holdings != nil && t.holdings.holdsUp(t) {
+		err = s.settleOthers(ctx, op, t, flow, nil)
+	} else if err = s.settleItems(ctx, op, t, flow); runs && errors.Is(err, errLocked) {
+		err = s.settleOthers(ctx, op, t, flow, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return t.results, nil
+}
+
+// settleItems writes the items, all or none.
+func (s *Store) settleItems(ctx context.Context, op string, t *settlement, flow bool) error {
+	switch {
+	case flow && t.simple && t.lone():
+		return s.settleLone(ctx, op, t)
+	case flow && t.simple:
+		return s.settleSimple(ctx, op, t)
+	case !flow && t.plain != "":
+		return s.settlePlain(ctx, op, t)
+	default:
+		return s.settleMixed(ctx, op, t, flow || t.runs)
+	}
 }
 
 // settlement is one call of Settle.

@@ -16,10 +16,14 @@ message as (
     select m.id, m.attempts, m.queue_id from {{schema}}.messages m where m.id = any(array(select id from held))
 ),
 run as (
-    select r.run_id, r.news, r.cancelling, r.paused, r.parent_id from {{schema}}.runs r where r.run_id = any(array(select id from held))
+    select r.run_id, r.news, r.cancelling, r.paused, r.parent_id, r.parent_id is not null and not exists (
+        select from {{schema}}.steps s
+        where s.run_id = r.parent_id and s.name = r.parent_name and s.occurrence = r.parent_occurrence) as bereft
+    from {{schema}}.runs r where r.run_id = any(array(select id from held))
 )
 select h.ord, m.attempts, q.max_attempts, q.name, q.kind = 'workflow',
-    coalesce(r.news, 0), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.parent_id, 0)
+    coalesce(r.news, 0), coalesce(r.cancelling, false), coalesce(r.paused, false), coalesce(r.parent_id, 0),
+    coalesce(r.bereft, false)
 from held h join message m on m.id = h.id join {{schema}}.queues q on q.id = m.queue_id
 left join run r on r.run_id = h.id`
 
@@ -34,7 +38,8 @@ select
     case
         when exists (select from {{schema}}.runs r where r.run_id = i.target)
             and (exists (select from {{schema}}.delayed d where d.id = i.target)
-                or exists (select from {{schema}}.messages m where m.id = i.target)) then 'open'
+                or exists (select from {{schema}}.messages m where m.id = i.target))
+            then case when {{schema}}.signals_full(i.target, 0) then 'full' else 'open' end
         when exists (select from {{schema}}.archive a where a.id = i.target) then 'ended'
         else '' end,
     coalesce((select r.run_id from {{schema}}.runs r where i.key <> '' and r.key = i.key
@@ -52,6 +57,7 @@ type runFlags struct {
 	news               int64
 	cancelling, paused bool
 	parent             int64
+	bereft             bool // the step that started it is not there
 }
 
 // runParts is the part of a mixed settlement that only runs have.
@@ -79,6 +85,7 @@ type runParts struct {
 	waitFors  []*string
 	cancelled []int64
 	ended     []int64
+	bereft    []int64 // runs whose step that started one of these is not there
 	woken     []string
 }
 
@@ -91,7 +98,7 @@ type waitingRun struct {
 type stepLook struct {
 	state  store.StepState // "" if it is not there
 	free   bool            // the signal is there and nobody's
-	target string          // open, ended or ""
+	target string          // open, full, ended or ""
 	keyed  int64           // the run that has the child's key
 }
 
@@ -120,29 +127,15 @@ func newRunParts(t *settlement) *runParts {
 
 // lookAtRuns locks the rows of all runs concerned, and looks at the items.
 func (m *mixed) lookAtRuns(b *batch, found map[int]held) {
-	var with []int
-	var ended, targets []int64
-	for _, i := range m.items {
-		o := &m.outcomes[i]
-		if len(o.Steps) > 0 || mustLock(o) {
-			with = append(with, i)
-		}
-		if o.Kind != store.OutcomeStep {
-			ended = append(ended, o.ID)
-		}
-		for j := range o.Steps {
-			if send := o.Steps[j].Send; send != nil {
-				targets = append(targets, send.Run)
-			}
-		}
-	}
-	m.addLockRuns(b, with, func(i int) bool { return mustLock(&m.outcomes[i]) }, ended, targets)
+	with, ended, targets := m.concerned()
+	b.add(sqlLockLimit, milliseconds(settleWait))
+	b.add(sqlLockRuns, m.lockArgs(m.s.now(), with, ended, targets)...)
 	claims, ids := m.ofLeases(m.items)
 	b.add(sqlHeldRuns, m.worker, claims, ids, m.claims).Query(func(r pgx.Rows) error {
 		var ord int
 		var h held
 		_, err := pgx.ForEachRow(r, []any{&ord, &h.attempts, &h.maxAttempts, &h.queue, &h.run.workflow,
-			&h.run.news, &h.run.cancelling, &h.run.paused, &h.run.parent}, func() error {
+			&h.run.news, &h.run.cancelling, &h.run.paused, &h.run.parent, &h.run.bereft}, func() error {
 			found[ord-1] = h
 			return nil
 		})
@@ -152,10 +145,10 @@ func (m *mixed) lookAtRuns(b *batch, found map[int]held) {
 }
 
 // mustLock reports whether an outcome may let its run wait, so that nothing
-// may wake it meanwhile.
+// may wake it meanwhile, or removes it, so that nothing may be left for it.
 func mustLock(o *store.Outcome) bool {
 	switch o.Kind {
-	case store.OutcomeWait, store.OutcomeRetry, store.OutcomeSnooze:
+	case store.OutcomeWait, store.OutcomeRetry, store.OutcomeSnooze, store.OutcomeDelete:
 		return true
 	}
 	return false
@@ -204,7 +197,7 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 	switch o.Kind {
 	case store.OutcomeStep, store.OutcomeWait, store.OutcomeCancel:
 		if !h.run.workflow {
-			return fmt.Errorf("outcome %s is for runs, and queue %q is for jobs: %w", o.Kind, h.queue, store.ErrInvalid)
+			return store.Invalidf("outcome %s is for runs, and queue %q is for jobs", o.Kind, h.queue)
 		}
 	}
 	taking := map[int64]stepOf{}
@@ -214,11 +207,11 @@ func (p *runParts) check(i int, h held, there map[string]store.QueueKind) error 
 			continue
 		}
 		if !h.run.workflow {
-			return fmt.Errorf("step %s[%d]: steps of kind %s are for runs, and queue %q is for jobs: %w",
-				s.Name, s.Occurrence, s.Kind, h.queue, store.ErrInvalid)
+			return store.Invalidf("step %s: steps of kind %s are for runs, and queue %q is for jobs",
+				s.Text(), s.Kind, h.queue)
 		}
 		if err := p.checkStep(o, s, l, taking, there); err != nil {
-			return fmt.Errorf("step %s[%d]: %w", s.Name, s.Occurrence, err)
+			return fmt.Errorf("step %s: %w", s.Text(), err)
 		}
 	}
 	return nil
@@ -234,18 +227,21 @@ func (p *runParts) checkStep(o *store.Outcome, s *store.StepResult, l *stepLook,
 			by, taken = other, true
 		}
 		if !l.free || taken && by != this {
-			return fmt.Errorf("signal %d is not there, or is taken by another step: %w", s.Signal, store.ErrInvalid)
+			return store.Invalidf("signal %d is not there, or is taken by another step", s.Signal)
 		}
 		taking[s.Signal] = this
+	}
+	if s.Send != nil && l.target == "full" {
+		return fmt.Errorf("send signal %q to run %d: %w", s.Send.Topic, s.Send.Run, store.ErrSignalsFull)
 	}
 	if s.Child == nil {
 		return nil
 	}
 	switch kind, known := there[s.Child.Workflow]; {
 	case !known:
-		return fmt.Errorf("start a child: %w", unknownTarget(s.Child.Workflow, there))
+		return fmt.Errorf("start a child: %w", unknownTarget(s.Child.Workflow, store.WorkflowQueue, there))
 	case kind != store.WorkflowQueue:
-		return fmt.Errorf("start a child: queue %q is for jobs, not for a workflow: %w", s.Child.Workflow, store.ErrInvalid)
+		return fmt.Errorf("start a child: %w", store.NotWorkflow(s.Child.Workflow))
 	}
 	return nil
 }
@@ -340,6 +336,16 @@ func (p *runParts) wait(o *store.Outcome) {
 
 // write queues the steps and what they do.
 func (p *runParts) write(b *batch, now *time.Time) error {
+	// The lock made rows for those that were removed while it was waited for.
+	nowhere := p.bereft
+	for at, l := range p.specials {
+		if send := p.t.outcomes[at[0]].Steps[at[1]].Send; send != nil && l.target == "" {
+			nowhere = append(nowhere, send.Run)
+		}
+	}
+	if len(nowhere) > 0 {
+		b.add(sqlForgetGone, nowhere)
+	}
 	if err := p.children.queue(b, now); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,17 +28,20 @@ from held h join message m on m.id = h.id join {{schema}}.queues q on q.id = m.q
 
 	sqlQueueKinds = `select name, kind from {{schema}}.queues`
 
-	// sqlSettleDead archives held messages $3 as dead, with their errors $4.
+	// sqlSettleDead archives held messages $3 as dead, with their errors $4, and
+	// where their failures begin $5.
 	sqlSettleDead = `
-with item as materialized (select i.id, i.error from unnest($3::bigint[], $4::text[]) as i(id, error)),
+with item as materialized (
+    select i.id, i.error, i.failed from unnest($3::bigint[], $4::text[], $5::text[]) as i(id, error, failed)
+),
 gone as (
     delete from {{schema}}.messages m where m.id = any($3::bigint[])
     returning m.id, m.enqueued_at, m.queue_id, m.attempts, m.priority, m.headers, m.errors, m.payload
 )
 insert into {{schema}}.archive
-    (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload)
+    (id, enqueued_at, finished_at, worker_id, queue_id, state, attempts, priority, headers, errors, payload, failed)
 select g.id, g.enqueued_at, {{now}}, $2, g.queue_id, 'dead', g.attempts + 1, g.priority, g.headers,
-    {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2), g.payload
+    {{schema}}.add_error(g.errors, g.attempts + 1, {{now}}, i.error, $2), g.payload, i.failed::json
 from gone g join item i on i.id = g.id`
 
 	// sqlSettleWait moves held messages $3 to those that wait, for $4, which is
@@ -106,7 +110,7 @@ type mixed struct {
 	back bool      // whether messages are ready again
 
 	done []int
-	dead failures
+	dead deaths
 	// wait and again are retries and snoozes, and runs that wait.
 	wait   waits
 	again  failures
@@ -126,6 +130,34 @@ type failures struct {
 func (f *failures) add(id int64, text string) {
 	f.ids = append(f.ids, id)
 	f.errors = append(f.errors, store.CleanError(text))
+}
+
+// deaths are messages that are dead now, and where the failures of runs begin.
+type deaths struct {
+	failures
+	failed [][]store.Place
+}
+
+func (d *deaths) add(o *store.Outcome) {
+	d.failures.add(o.ID, o.Error)
+	d.failed = append(d.failed, o.Failed)
+}
+
+// places are d.failed as JSON; null is none.
+func (d *deaths) places() ([]*string, error) {
+	out := make([]*string, len(d.failed))
+	for i, places := range d.failed {
+		if len(places) == 0 {
+			continue
+		}
+		raw, err := json.Marshal(places)
+		if err != nil {
+			return nil, fmt.Errorf("encode where run %d has failed: %w", d.ids[i], err)
+		}
+		text := string(raw)
+		out[i] = &text
+	}
+	return out, nil
 }
 
 type waits struct {
@@ -175,6 +207,9 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement, flow 
 				m.left = append(m.left, i)
 			}
 			continue
+		}
+		if h.run.bereft {
+			m.runs.bereft = append(m.runs.bereft, h.run.parent)
 		}
 		results[i] = m.decide(i, h, there)
 	}
@@ -250,8 +285,8 @@ func (m *mixed) targets() []string {
 }
 
 // unknownTarget is the error for a queue that is not there.
-func unknownTarget(name string, there map[string]store.QueueKind) error {
-	return &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, slices.Collect(maps.Keys(there)))}
+func unknownTarget(name string, kind store.QueueKind, there map[string]store.QueueKind) error {
+	return &store.UnknownQueueError{Queue: name, Kind: kind, Near: store.NearNames(name, slices.Collect(maps.Keys(there)))}
 }
 
 // decide sorts in one held item.
@@ -264,7 +299,7 @@ func (m *mixed) decide(i int, h held, there map[string]store.QueueKind) store.Se
 	if kind != store.OutcomeCancel {
 		for _, n := range o.Enqueue {
 			if _, known := there[n.Queue]; !known {
-				return store.Settled{Err: fmt.Errorf("follow-up message: %w", unknownTarget(n.Queue, there))}
+				return store.Settled{Err: fmt.Errorf("follow-up message: %w", unknownTarget(n.Queue, store.JobQueue, there))}
 			}
 		}
 	}
@@ -317,11 +352,11 @@ func (m *mixed) place(i int, kind store.OutcomeKind, h held) store.State {
 		m.done = append(m.done, i)
 		return store.Done
 	case store.OutcomeDiscard:
-		m.dead.add(o.ID, o.Error)
+		m.dead.add(o)
 		return store.Dead
 	case store.OutcomeRetry:
 		if h.attempts+1 >= h.maxAttempts {
-			m.dead.add(o.ID, o.Error)
+			m.dead.add(o)
 			return store.Dead
 		}
 		if delay > 0 {

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,8 +16,16 @@ const (
 	// ($3, $4) that are the first to record something, under the version $6 and
 	// begun $8 microseconds ago, where that is not negative, and of those that
 	// must be locked ($7); of the runs that started those of $9; and of the runs
-	// $10 that a signal goes to. $5 is the distinct claims.
-	sqlLockRuns = `
+	// $10 that a signal goes to. $5 is the distinct claims. What began with a step
+	// of complete_step began then, and under that handler's version.
+	sqlLockRuns = runsWanted + `
+insert into {{schema}}.runs as r (run_id, queue_id, version, begun_at)
+select distinct on (w.id) w.id, w.queue_id, w.version, w.begun_at from wanted w order by w.id, w.version
+on conflict (run_id) do update set version = coalesce(r.version, excluded.version), begun_at = coalesce(r.begun_at, excluded.begun_at)
+    where r.version is null and excluded.version is not null or r.begun_at is null and excluded.begun_at is not null`
+
+	// runsWanted is which rows those are.
+	runsWanted = `
 with item as materialized (
     select i.claim, i.id, nullif(i.version, '') as version, i.must, i.took
     from unnest($3::bigint[], $4::bigint[], $6::text[], $7::bool[], $8::bigint[]) as i(claim, id, version, must, took)
@@ -44,8 +53,11 @@ there as materialized (
     ) d
 ),
 wanted as (
-    select h.id, t.queue_id, h.version, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end as begun_at
-    from held h join there t on t.id = h.id left join known k on k.run_id = h.id
+    select h.id, t.queue_id, coalesce(o.version, h.version) as version,
+        coalesce(o.begun_at, case when h.took >= 0 then {{now}} - h.took * interval '1 microsecond' end) as begun_at
+    from held h join there t on t.id = h.id left join known k on k.run_id = h.id cross join lateral (
+        select ` + begunOutside + ` from {{schema}}.steps s where s.run_id = h.id and s.version is not null
+    ) o
     where h.must or k.run_id is null or k.version is null and h.version is not null or k.begun_at is null and h.took >= 0
     union all
     select p.run_id, p.queue_id, null, null from (
@@ -54,11 +66,7 @@ wanted as (
     union all
     select t.id, t.queue_id, null, null from there t
     where t.id = any($10::bigint[]) and t.queue_id in (select q.id from {{schema}}.queues q where q.kind = 'workflow')
-)
-insert into {{schema}}.runs as r (run_id, queue_id, version, begun_at)
-select distinct on (w.id) w.id, w.queue_id, w.version, w.begun_at from wanted w order by w.id, w.version
-on conflict (run_id) do update set version = coalesce(r.version, excluded.version), begun_at = coalesce(r.begun_at, excluded.begun_at)
-    where r.version is null and excluded.version is not null or r.begun_at is null and excluded.begun_at is not null`
+)`
 
 	// sqlRunSteps records steps ($2 to $14) of the items ($16, $17) of worker $15
 	// that are held, each step of the item $19; $18 is the distinct claims. It
@@ -93,7 +101,8 @@ select h.ord, coalesce(r.cancelling, false), coalesce(r.paused, false) from held
 	// making it anew each time costs more than a lone step's commit. A message is
 	// asked for by a range and in order, which its primary key alone serves: the
 	// line's index, which has the id as well, is as cheap while it is empty.
-	sqlFlowPlan = `select ` + planHints + `, set_config('enable_nestloop', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	sqlFlowPlan = `select ` + planHints + `, ` + runsSettleWait + `,
+    set_config('enable_nestloop', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 	// sqlRunsDone is sqlSettleDone for runs: those that are being cancelled are
 	// archived as cancelled, and returned last.
@@ -176,7 +185,7 @@ func (s *Store) settleSimple(ctx context.Context, op string, t *settlement) erro
 	// Runs that only record one step more have their rows.
 	if len(done) > 0 || !t.recorded(with) {
 		_, ended := t.ofLeases(done)
-		t.addLockRuns(b, with, nil, ended, nil)
+		b.add(sqlLockRuns, t.lockArgs(s.now(), with, ended, []int64{})...)
 	}
 	if len(with) > 0 {
 		steps.queue(b)
@@ -221,14 +230,14 @@ func (t *settlement) addDropClaims(b *batch, leases []store.Lease) (empty []int6
 	return empty
 }
 
-// addLockRuns queues sqlLockRuns for items that record something, those that
+// lockArgs are the arguments of sqlLockRuns for items that record something or
 // must be locked, runs that end, and runs that a signal goes to.
-func (t *settlement) addLockRuns(b *batch, with []int, must func(i int) bool, ended, targets []int64) {
+func (t *settlement) lockArgs(now *time.Time, with []int, ended, targets []int64) []any {
 	claims, ids := t.ofLeases(with)
 	versions, musts, took := make([]string, len(with)), make([]bool, len(with)), make([]int64, len(with))
 	for k, i := range with {
 		o := &t.outcomes[i]
-		musts[k] = must != nil && must(i)
+		musts[k] = mustLock(o)
 		took[k] = -1
 		if len(o.Steps) > 0 {
 			took[k] = micros(o.Steps[0].Took)
@@ -237,13 +246,7 @@ func (t *settlement) addLockRuns(b *batch, with []int, must func(i int) bool, en
 			versions[k] = o.Version
 		}
 	}
-	if ended == nil {
-		ended = []int64{}
-	}
-	if targets == nil {
-		targets = []int64{}
-	}
-	b.add(sqlLockRuns, b.s.now(), t.worker, claims, ids, t.claims, versions, musts, took, ended, targets)
+	return []any{now, t.worker, claims, ids, t.claims, versions, musts, took, ended, targets}
 }
 
 // recording is one use of sqlRunSteps.

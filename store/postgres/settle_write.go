@@ -22,7 +22,11 @@ func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) 
 		m.addDone(b, m.done)
 	}
 	if len(m.dead.ids) > 0 {
-		b.add(sqlSettleDead, now, m.worker, m.dead.ids, m.dead.errors)
+		failed, err := m.dead.places()
+		if err != nil {
+			return nil, err
+		}
+		b.add(sqlSettleDead, now, m.worker, m.dead.ids, m.dead.errors, failed)
 	}
 	if len(m.wait.ids) > 0 {
 		b.add(sqlSettleWait, now, m.worker, m.wait.ids, m.wait.delays, m.wait.errors)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,6 +88,65 @@ func TestCompleteStepInAForeignTransaction(t *testing.T) {
 	refused("a lease that was given back", l.Lease, "late", "PQ001")
 }
 
+// A run that begins with a step of an application's transaction begins with
+// it, under the version that the handler named: also when nothing else is
+// recorded before another version's handler has the run.
+func TestCompleteStepNotesWhatBegan(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	begin := func(args string) (store.LeasedMessage, time.Time) {
+		t.Helper()
+		startRun(t, s, "q")
+		l := lease1(t, c)
+		if _, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, 'pay', 0, 0`+args+`)`), l.ID, l.Worker, l.Claim); err != nil {
+			t.Fatal(err)
+		}
+		steps, err := s.Workflows().Steps(t.Context(), l.ID)
+		if err != nil || len(steps) != 1 {
+			t.Fatalf("the steps are %+v, %v", steps, err)
+		}
+		return l, steps[0].StartedAt
+	}
+	is := func(when string, id int64, version string, begun time.Time) {
+		t.Helper()
+		if v := load1(t, s, id).Version; v != version {
+			t.Errorf("%s, the run is sent with version %q, want %q", when, v, version)
+		}
+		if r := getRun(t, s, id); r.Version != version || !r.BegunAt.Equal(begun) {
+			t.Errorf("%s, the run has version %q and began at %s, want %q and %s", when, r.Version, r.BegunAt, version, begun)
+		}
+	}
+	l, at := begin(`, '1', 'v1'`)
+	is("with the step", l.ID, "v1", at)
+	if _, _, err := s.Workflows().Send(t.Context(), store.NewSignal{Run: l.ID, Topic: "row"}); err != nil {
+		t.Fatal(err)
+	}
+	is("with a row in runs", l.ID, "v1", at)
+	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeStep, Version: "v2", Steps: []store.StepResult{{StepKey: key("next"), Position: 1}}})
+	is("with a step of another version's handler", l.ID, "v1", at)
+	fork, err := s.Workflows().Fork(t.Context(), l.ID, key("next"))
+	if err != nil || getRun(t, s, fork).Version != "v1" {
+		t.Errorf("the fork is %+v, %v", getRun(t, s, fork), err)
+	}
+	settle1(t, c, store.Outcome{Lease: l.Lease, Kind: store.OutcomeDone})
+	is("when it has ended", l.ID, "v1", at)
+	settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeDone}) // the fork
+
+	alone, at := begin(`, '1', 'v1'`)
+	settle1(t, c, store.Outcome{Lease: alone.Lease, Kind: store.OutcomeDone})
+	is("when it ended with nothing else", alone.ID, "v1", at)
+
+	silent, at := begin(``)
+	is("without a word of the version", silent.ID, "", at)
+	settle1(t, c, store.Outcome{Lease: silent.Lease, Kind: store.OutcomeStep, Version: "v2", Steps: []store.StepResult{{StepKey: key("next"), Position: 1}}})
+	is("with the first that names one", silent.ID, "v2", at)
+	_, err = s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, 'long', 0, 2, null, repeat('v', 129))`), silent.ID, silent.Worker, silent.Claim)
+	if !isState(err, "22023") {
+		t.Errorf("a version of 129 bytes: %v", err)
+	}
+}
+
 // A lease does not run out while an application records a step under it, and
 // no two holders record one step.
 func TestCompleteStepHoldsTheLease(t *testing.T) {
@@ -113,5 +173,47 @@ func TestCompleteStepHoldsTheLease(t *testing.T) {
 	}
 	if l := lease1(t, b); l.ID != id || len(load1(t, s, id).Steps) != 1 {
 		t.Errorf("leased %+v, with the steps %+v", l, load1(t, s, id).Steps)
+	}
+}
+
+// What the daemon would not record, an application's transaction does not either.
+func TestCompleteStepRefuses(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	startRun(t, s, "q")
+	l := lease1(t, c)
+	long := strings.Repeat("x", store.MaxStepName+1)
+	tests := map[string]struct {
+		name       any
+		occurrence any
+		position   any
+		output     any
+		state      string
+	}{
+		"no name":             {"", 0, 0, "1", "22023"},
+		"null name":           {nil, 0, 0, "1", "22023"},
+		"long name":           {long, 0, 0, "1", "22023"},
+		"negative occurrence": {"a", -1, 0, "1", "22023"},
+		"null occurrence":     {"a", nil, 0, "1", "22023"},
+		"large occurrence":    {"a", 1 << 31, 0, "1", "22023"},
+		"negative position":   {"a", 0, -1, "1", "22023"},
+		"null position":       {"a", 0, nil, "1", "22023"},
+		"large output":        {"a", 0, 0, `"` + strings.Repeat("x", store.MaxOutputBytes) + `"`, "22023"},
+		"deep output":         {"a", 0, 0, strings.Repeat("[", 501) + strings.Repeat("]", 501), "22023"},
+		"NUL":                 {"a", 0, 0, `"\u0000"`, "22P05"},
+		"half a pair":         {"a", 0, 0, `"\ud800"`, "22P02"},
+		"the largest":         {long[1:], 1<<31 - 1, 1<<31 - 1, strings.Repeat("[", 500) + strings.Repeat("]", 500), ""},
+		"no output":           {"b", 0, 0, nil, ""},
+	}
+	for name, tt := range tests {
+		_, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, $4, $5, $6, $7::text::json)`),
+			l.ID, l.Worker, l.Claim, tt.name, tt.occurrence, tt.position, tt.output)
+		if (err == nil) != (tt.state == "") || err != nil && !isState(err, tt.state) {
+			t.Errorf("%s: %v, want state %q", name, err, tt.state)
+		}
+	}
+	if n := len(load1(t, s, l.ID).Steps); n != 2 {
+		t.Errorf("%d steps are recorded, want 2", n)
 	}
 }

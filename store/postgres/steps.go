@@ -17,13 +17,22 @@ const (
     coalesce(s.topic, ''), coalesce(s.child_id, 0), s.due_at,
     coalesce((extract(epoch from s.due_at - {{now}}) * 1000000)::bigint, 0), s.started_at, s.finished_at`
 
+	// begunOutside is what the steps of a run say of its beginning that
+	// complete_step recorded, those whose version is not null. They are of one
+	// version: a run that has one keeps it.
+	begunOutside = `min(nullif(s.version, '')) as version, min(s.started_at) as begun_at`
+
 	// sqlStepAcquire opens a step, or tries a running one again.
 	sqlStepAcquire = heldRun + `,
 step as (
     insert into {{schema}}.steps as s (run_id, name, occurrence, state, tries, started_at)
     select id, $5, $6, 'running', 1, {{now}} from held
-    on conflict (run_id, name, occurrence) do update set tries = s.tries + 1, state = 'running'
+    on conflict (run_id, name, occurrence) do update set tries = s.tries + 1, state = 'running', due_at = null
         where s.state = 'running' or s.state = 'waiting' and s.kind = 'step'
+),
+begun as (
+    insert into {{schema}}.runs as r (run_id, queue_id, begun_at) select id, queue_id, {{now}} from held
+    on conflict (run_id) do update set begun_at = excluded.begun_at where r.begun_at is null
 )
 select exists (select from held)`
 
@@ -156,13 +165,16 @@ func (r *stepRows) queue(b *batch, now *time.Time) {
 	}
 }
 
-func scanStep(row pgx.CollectableRow) (store.StepRecord, error) {
+func scanStep(row pgx.CollectableRow) (store.StepRecord, error) { return scanStepAnd(row) }
+
+// scanStepAnd scans stepColumns and what follows them.
+func scanStepAnd(row pgx.CollectableRow, more ...any) (store.StepRecord, error) {
 	var r store.StepRecord
 	var output []byte
 	var due, finished *time.Time
 	var remaining int64
-	err := row.Scan(&r.Run, &r.Kind, &r.Position, &r.Name, &r.Occurrence, &r.State, &r.Tries, &output, &r.Error,
-		&r.Topic, &r.Child, &due, &remaining, &r.StartedAt, &finished)
+	err := row.Scan(append([]any{&r.Run, &r.Kind, &r.Position, &r.Name, &r.Occurrence, &r.State, &r.Tries, &output, &r.Error,
+		&r.Topic, &r.Child, &due, &remaining, &r.StartedAt, &finished}, more...)...)
 	r.Output, r.FinishedAt = output, orZero(finished)
 	if r.State == store.StepWaiting {
 		r.DueAt, r.Remaining = orZero(due), -1
@@ -182,7 +194,7 @@ type step struct {
 
 // AcquireStep opens a step of the run that lease holds.
 func (s *Store) AcquireStep(ctx context.Context, lease store.Lease, key store.StepKey) (store.Step, error) {
-	op := fmt.Sprintf("acquire step %s[%d] of run %d", key.Name, key.Occurrence, lease.ID)
+	op := fmt.Sprintf("acquire step %s of run %d", key.Text(), lease.ID)
 	if err := store.ValidateStepKey(key); err != nil {
 		return nil, fmt.Errorf("acquire a step of run %d: %w", lease.ID, err)
 	}
@@ -209,7 +221,7 @@ func (p *step) Execute() bool            { return p.record.State == store.StepRu
 func (p *step) Record() store.StepRecord { return p.record }
 
 func (p *step) Complete(ctx context.Context, output json.RawMessage) error {
-	op := fmt.Sprintf("complete step %s[%d] of run %d", p.record.Name, p.record.Occurrence, p.record.Run)
+	op := fmt.Sprintf("complete step %s of run %d", p.record.Text(), p.record.Run)
 	if err := store.ValidateOutput(output); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
@@ -222,7 +234,7 @@ func (p *step) Complete(ctx context.Context, output json.RawMessage) error {
 }
 
 func (p *step) Fail(ctx context.Context, reason string) error {
-	op := fmt.Sprintf("fail step %s[%d] of run %d", p.record.Name, p.record.Occurrence, p.record.Run)
+	op := fmt.Sprintf("fail step %s of run %d", p.record.Text(), p.record.Run)
 	reason = store.CleanError(reason)
 	return p.finish(ctx, op, store.StepFailed, nil, &reason)
 }

@@ -92,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (store.Store, error) {
 func newStore(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = withDefaults(cfg)
 	if strings.ContainsRune(cfg.Schema, 0) || len(cfg.Schema) > 63 {
-		return nil, fmt.Errorf("open postgres: schema name %q: at most 63 bytes without NUL: %w", cfg.Schema, store.ErrInvalid)
+		return nil, store.Invalidf("open postgres: schema name %q: at most 63 bytes without NUL", cfg.Schema)
 	}
 	pc, err := poolConfig(cfg)
 	if err != nil {

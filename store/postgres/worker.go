@@ -53,7 +53,7 @@ func (s *Store) register(ctx context.Context, op string, kind store.WorkerKind, 
 		return worker{}, err
 	}
 	if len(found) == 0 {
-		return worker{}, s.unknownQueue(ctx, op, queue)
+		return worker{}, s.unknownQueue(ctx, op, queue, "")
 	}
 	return w, nil
 }
@@ -61,13 +61,13 @@ func (s *Store) register(ctx context.Context, op string, kind store.WorkerKind, 
 func checkWorker(kind store.WorkerKind, queue string, opts store.WorkerOptions) error {
 	switch {
 	case kind != store.KindAdmin && kind != store.KindProducer && kind != store.KindConsumer:
-		return fmt.Errorf("worker kind %q is unknown: %w", kind, store.ErrInvalid)
+		return store.Invalidf("worker kind %q is unknown", kind)
 	case kind == store.KindConsumer && queue == "":
-		return fmt.Errorf("a consumer needs a queue: %w", store.ErrInvalid)
+		return store.Invalidf("a consumer needs a queue")
 	case kind != store.KindConsumer && queue != "":
-		return fmt.Errorf("only a consumer has a queue, not a worker of kind %s: %w", kind, store.ErrInvalid)
+		return store.Invalidf("only a consumer has a queue, not a worker of kind %s", kind)
 	case store.CleanText(opts.Name) != opts.Name, store.CleanText(opts.Slot) != opts.Slot:
-		return fmt.Errorf("worker name %q or slot %q is not UTF-8 without NUL: %w", opts.Name, opts.Slot, store.ErrInvalid)
+		return store.Invalidf("worker name %q or slot %q is not UTF-8 without NUL", opts.Name, opts.Slot)
 	}
 	return store.ValidateInfo(opts.Info)
 }

@@ -144,7 +144,7 @@ var from = map[store.WorkerState][]string{
 func (t workers) Transition(ctx context.Context, id int64, to store.WorkerState) error {
 	op := fmt.Sprintf("make worker %d %s", id, to)
 	if from[to] == nil {
-		return fmt.Errorf("%s: unknown state: %w", op, store.ErrInvalid)
+		return store.Invalidf("%s: unknown state", op)
 	}
 	if to == store.WorkerStopped {
 		var kind store.WorkerKind
@@ -255,7 +255,7 @@ func (s *Store) checkQueue(ctx context.Context, op, name string) error {
 	}
 	found, err := rows(ctx, s, op, sqlQueueGet, []any{name}, scanQueue)
 	if err == nil && len(found) == 0 {
-		return s.unknownQueue(ctx, op, name)
+		return s.unknownQueue(ctx, op, name, "")
 	}
 	return err
 }

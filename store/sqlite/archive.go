@@ -90,8 +90,25 @@ func (d *database) finish(ctx context.Context, state store.State, reason string,
 	return errs, err
 }
 
-// finish archives messages that are ready or delayed.
+// finish archives messages that are ready or delayed, with the reason, unless it
+// is empty, as an error.
 func (t *tx) finish(state store.State, reason string, ids []int64) error {
+	if reason != "" {
+		if err := t.noteReason(reason, ids); err != nil {
+			return err
+		}
+	}
+	list := jsonIDs(ids)
+	if _, err := t.exec(sqlArchive, list, state, t.now); err != nil {
+		return err
+	}
+	if err := t.each([]any{list}, sqlDeleteReady, sqlDeleteDelayed); err != nil {
+		return err
+	}
+	return t.runsEnded(ids)
+}
+
+func (t *tx) noteReason(reason string, ids []int64) error {
 	places, err := whereAre(t, ids)
 	if err != nil {
 		return err
@@ -106,17 +123,7 @@ func (t *tx) finish(state store.State, reason string, ids []int64) error {
 		}
 		failed.add(ids[i], p.attempts, list)
 	}
-	if err := failed.write(t); err != nil {
-		return err
-	}
-	list := jsonIDs(ids)
-	if _, err := t.exec(sqlArchive, list, state, t.now); err != nil {
-		return err
-	}
-	if err := t.each([]any{list}, sqlDeleteReady, sqlDeleteDelayed); err != nil {
-		return err
-	}
-	return t.runsEnded(ids)
+	return failed.write(t)
 }
 
 func (a archive) Insert(ctx context.Context, reason string, ids ...int64) ([]error, error) {
@@ -185,7 +192,7 @@ func (a archive) Purge(ctx context.Context, queue string, olderThan time.Duratio
 
 func (a archive) purge(ctx context.Context, queue string, olderThan time.Duration, states []store.State) (int64, error) {
 	if olderThan < 0 {
-		return 0, fmt.Errorf("age %s is negative: %w", olderThan, store.ErrInvalid)
+		return 0, store.Invalidf("age %s is negative", olderThan)
 	}
 	if len(states) == 0 {
 		states = archivedStates

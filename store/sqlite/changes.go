@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -12,10 +13,11 @@ import (
 // and written by a constant number of statements.
 type changes struct {
 	archived records // id, output
-	text     texts   // the outputs
+	text     texts   // the outputs and places
 	delayed  records // id, due
 	ready    records // id, since when
 	failed   failures
+	places   records // id, where the places are at which the failure of a run begins
 	deleted  []int64
 }
 
@@ -68,6 +70,19 @@ func (c *changes) fail(m attempted, reason string, now int64, delay time.Duratio
 	}
 }
 
+// failedAt notes where the failure of a run begins that dies of it.
+func (c *changes) failedAt(id int64, places []store.Place) error {
+	if len(places) == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(places)
+	if err != nil {
+		return fmt.Errorf("encode where run %d has failed: %w", id, err)
+	}
+	c.places.add(id, c.text.add(raw))
+	return nil
+}
+
 func (c *changes) snooze(id, now int64, delay time.Duration) store.State {
 	if delay == 0 {
 		return c.release(id)
@@ -115,6 +130,13 @@ SELECT f.id, l.queue_id, CASE WHEN f.at >= 0 THEN 'done' WHEN f.at = -1 THEN 'de
     CASE WHEN f.at > 0 THEN CAST(substr(?3, f.at>>31, f.at&0x7fffffff) AS TEXT) END
 FROM f CROSS JOIN leases l ON l.message_id = f.id`
 
+	// With each row an archived message, and the place of its places in the texts.
+	sqlArchiveFailed = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, at) AS (
+    SELECT CAST(substr(?2, i*40 + 1, 20) AS INTEGER), CAST(substr(?2, i*40 + 21, 20) AS INTEGER) FROM r)
+UPDATE archive SET failed = CAST(substr(?3, f.at>>31, f.at&0x7fffffff) AS TEXT) FROM f WHERE archive.message_id = f.id`
+
 	// With each row a message id, and when it is due or since when it is ready.
 	withTimes = `
 WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
@@ -144,6 +166,11 @@ UPDATE messages SET attempts = f.attempts, errors = CAST(substr(?3, f.errors>>31
 func (c *changes) write(t *tx) error {
 	if c.archived.n > 0 {
 		if _, err := t.exec(sqlArchiveLeased, c.archived.n, c.archived.buf, c.text.buf, t.now); err != nil {
+			return err
+		}
+	}
+	if c.places.n > 0 {
+		if _, err := t.exec(sqlArchiveFailed, c.places.n, c.places.buf, c.text.buf); err != nil {
 			return err
 		}
 	}

@@ -57,7 +57,7 @@ SELECT message_id, ?4, ?5, queue_id, ready_at FROM ready ` + whereFirst
 
 func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) ([]store.LeasedMessage, error) {
 	if limit <= 0 || lease <= 0 {
-		return nil, fmt.Errorf("lease messages of queue %s: limit %d and lease %s must be positive: %w", c.queue, limit, lease, store.ErrInvalid)
+		return nil, store.Invalidf("lease messages of queue %s: limit %d and lease %s must be positive", c.queue, limit, lease)
 	}
 	leased := make([]store.LeasedMessage, 0, min(limit, int(c.leased.Load())+16))
 	err := c.d.write(ctx, unflushed, func(t *tx) (err error) {
@@ -87,7 +87,7 @@ func (c *consumer) dequeue(t *tx, leased []store.LeasedMessage, limit int, lease
 	case state != store.WorkerReady:
 		return nil, &store.NotReadyError{Worker: c.id, State: state}
 	case !queue.Valid:
-		return nil, unknownQueue(t, c.queue)
+		return nil, unknownQueue(t, c.queue, "")
 	}
 	if anyRunOut {
 		if _, err := t.giveBack(runOut(queue.Int64, t.now)); err != nil {
@@ -192,7 +192,7 @@ UPDATE claims SET expires_at = ?3 FROM f WHERE claims.worker_id = f.worker_id AN
 
 func (c *consumer) Extend(ctx context.Context, d time.Duration, leases ...store.Lease) ([]error, error) {
 	if d <= 0 {
-		return nil, fmt.Errorf("extend leases of queue %s: %s is not positive: %w", c.queue, d, store.ErrInvalid)
+		return nil, store.Invalidf("extend leases of queue %s: %s is not positive", c.queue, d)
 	}
 	errs, err := c.holding(ctx, leases, func(t *tx, is []bool) error {
 		var rec records

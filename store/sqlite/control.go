@@ -16,15 +16,18 @@ func liveRun(q querier, id int64) (runPlace, error) {
 	switch {
 	case err != nil:
 		return runPlace{}, err
-	case !places[0].isRun():
+	case !places[0].found:
 		return runPlace{}, store.ErrNotFound
+	case !places[0].isRun():
+		return runPlace{}, &store.NotRunError{ID: id}
 	case places[0].state.Archived():
-		return places[0], store.ErrTerminal
+		return places[0], store.RunEnded(statusOf(places[0].state, false, false))
 	}
 	return places[0], nil
 }
 
 const (
+	sqlOpenSignals  = `SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM signals WHERE run_id = ?1 AND NOT taken`
 	sqlFindSignal   = `SELECT id FROM signals WHERE run_id = ?1 AND key = ?2`
 	sqlInsertSignal = `INSERT INTO signals (run_id, topic, key, payload, sent_at) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id`
 )
@@ -42,7 +45,7 @@ func (w workflows) Send(ctx context.Context, s store.NewSignal) (id int64, creat
 		})
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("send signal %s to run %d: %w", s.Topic, s.Run, err)
+		return 0, false, fmt.Errorf("send signal %q to run %d: %w", s.Topic, s.Run, err)
 	}
 	return id, created, nil
 }
@@ -55,6 +58,14 @@ func orNothing(err error) error {
 	return err
 }
 
+// signalsFull says whether a run has as many signals that no step has taken as it
+// may have, with one more of so many bytes.
+func signalsFull(q querier, run int64, size int) (bool, error) {
+	var n, bytes int64
+	err := q.row(sqlOpenSignals, []any{run}, &n, &bytes)
+	return n >= store.MaxSignals || bytes+int64(size) > store.MaxSignalBytes, err
+}
+
 // addSignal stores a signal unless there is one of its key.
 func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 	if s.Key != "" {
@@ -65,6 +76,13 @@ func (t *tx) addSignal(s store.NewSignal) (id int64, created bool, err error) {
 		if len(ids) > 0 {
 			return ids[0], false, nil
 		}
+	}
+	full, err := signalsFull(t, s.Run, len(s.Payload))
+	if err != nil {
+		return 0, false, err
+	}
+	if full {
+		return 0, false, store.ErrSignalsFull
 	}
 	payload := "null"
 	if len(s.Payload) > 0 {
@@ -145,17 +163,26 @@ func (t *tx) cancel(ids []int64) error {
 	if len(idle) == 0 {
 		return nil
 	}
-	return t.finish(store.Cancelled, "cancelled", idle)
+	return t.finish(store.Cancelled, "", idle)
 }
 
 const (
+	// Until when it was to wait is noted as well.
 	sqlFlagPaused = `
-INSERT INTO runs (run_id, queue_id, paused) SELECT id, queue_id, 1 FROM messages WHERE id = ?1
-ON CONFLICT (run_id) DO UPDATE SET paused = 1`
+INSERT INTO runs (run_id, queue_id, paused, held_until)
+SELECT id, queue_id, 1, (SELECT due_at FROM delayed WHERE message_id = ?1) FROM messages WHERE id = ?1
+ON CONFLICT (run_id) DO UPDATE SET paused = 1, held_until = excluded.held_until`
 	sqlSetAside = `
 INSERT INTO delayed (message_id, queue_id, due_at) SELECT id, queue_id, ` + neverText + ` FROM messages WHERE id = ?1
 ON CONFLICT (message_id) DO UPDATE SET due_at = excluded.due_at`
-	sqlUnpause = `UPDATE runs SET paused = 0, news = news + 1 WHERE run_id = ?1`
+	// Whether a run can be resumed, and until when it waits then: one that did not
+	// suspend itself waits for its start or its next attempt as it had to before.
+	sqlResumable = `
+SELECT w.paused OR coalesce(w.wait_kind = 'version', 0),
+    CASE WHEN w.wait_kind IS NOT NULL OR d.due_at IS NULL THEN 0 WHEN d.due_at < ` + neverText + ` THEN d.due_at ELSE coalesce(w.held_until, 0) END
+FROM runs w LEFT JOIN delayed d ON d.message_id = w.run_id WHERE w.run_id = ?1`
+	sqlDelayUntil = `UPDATE delayed SET due_at = ?2 WHERE message_id = ?1`
+	sqlUnpause    = `UPDATE runs SET paused = 0, held_until = NULL, news = news + 1 WHERE run_id = ?1`
 )
 
 func (w workflows) Pause(ctx context.Context, id int64) error {
@@ -164,14 +191,15 @@ func (w workflows) Pause(ctx context.Context, id int64) error {
 		switch {
 		case err != nil:
 			return err
+		case run.cancelling:
+			return store.Cancelling()
 		case run.paused:
 			return errNothing
 		}
 		if _, err := t.exec(sqlFlagPaused, id); err != nil {
 			return err
 		}
-		// One that is being cancelled has to be leased once more for that.
-		if run.state == store.Leased || run.cancelling {
+		if run.state == store.Leased {
 			return nil
 		}
 		if _, err := t.exec(sqlSetAside, id); err != nil {
@@ -189,16 +217,25 @@ func (w workflows) Pause(ctx context.Context, id int64) error {
 func (w workflows) Resume(ctx context.Context, id int64) error {
 	err := w.d.write(ctx, flushed, func(t *tx) error {
 		run, err := liveRun(t, id)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !run.paused:
+		}
+		var resumable bool
+		var until int64
+		if err := t.rows(sqlResumable, []any{id}, scanInto(func() {}, &resumable, &until)); err != nil {
+			return err
+		}
+		if !resumable {
 			return errNothing
 		}
 		if _, err := t.exec(sqlUnpause, id); err != nil {
 			return err
 		}
 		t.wake(run.queue)
+		if until > t.now {
+			_, err := t.exec(sqlDelayUntil, id, until)
+			return err
+		}
 		return t.readyNow(jsonIDs([]int64{id}))
 	})
 	if err != nil {
@@ -208,13 +245,20 @@ func (w workflows) Resume(ctx context.Context, id int64) error {
 }
 
 const (
-	// sqlForgetFailedSteps forgets the last failed step of each branch, and what
-	// came after it there. A branch is a name up to its last slash.
-	sqlForgetFailedSteps = `
-DELETE FROM steps WHERE run_id = ?1 AND id >= (
-    SELECT max(f.id) FROM steps f WHERE f.run_id = ?1 AND f.state = 'failed'
-        AND rtrim(f.name, replace(f.name, '/', '')) = rtrim(steps.name, replace(steps.name, '/', ''))
+	// sqlForgetFailed forgets the steps that have ended a run: in each branch that
+	// its archive row names, those from a position on. A branch is a name up to its
+	// last slash.
+	sqlForgetFailed = `
+DELETE FROM steps WHERE run_id = ?1 AND position >= (
+    SELECT min(j.value ->> 'position') FROM archive a CROSS JOIN json_each(a.failed) j
+    WHERE a.message_id = ?1
+        AND coalesce(j.value ->> 'branch', '') = rtrim(rtrim(steps.name, replace(steps.name, '/', '')), '/')
 )`
+	// sqlGiveSignalsBack is for the signals whose step was forgotten.
+	sqlGiveSignalsBack = `
+UPDATE signals SET taken_name = NULL, taken_occurrence = NULL
+WHERE run_id = ?1 AND taken_name IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM steps st WHERE st.run_id = ?1 AND st.name = signals.taken_name AND st.occurrence = signals.taken_occurrence)`
 	sqlClearRun = `UPDATE runs SET cancelling = 0, paused = 0, wait_kind = NULL, wait_for = NULL WHERE run_id = ?1`
 )
 
@@ -225,9 +269,9 @@ func (w workflows) Retry(ctx context.Context, id int64) error {
 		case err != nil:
 			return err
 		case run.State != store.Dead:
-			return fmt.Errorf("it is %s, not %s: %w", run.Status, store.RunFailed, store.ErrInvalid)
+			return store.NotFailed(run.Status)
 		}
-		if err := t.each([]any{id}, sqlForgetFailedSteps, sqlClearRun); err != nil {
+		if err := t.each([]any{id}, sqlForgetFailed, sqlGiveSignalsBack, sqlClearRun); err != nil {
 			return err
 		}
 		t.wake(run.Queue)
@@ -248,6 +292,13 @@ SELECT ?2, name, occurrence, kind, position, state, tries, output, error, topic,
 FROM steps WHERE run_id = ?1 AND id < ?3 AND finished_at IS NOT NULL ORDER BY id`
 	sqlCopyRun = `
 INSERT INTO runs (run_id, queue_id, begun_at, version) SELECT ?2, queue_id, ?3, version FROM runs WHERE run_id = ?1`
+	// Those that the copied steps had taken come along as taken, so that a retry of
+	// the new run can give them back.
+	sqlCopySignals = `
+INSERT INTO signals (run_id, topic, key, payload, sent_at, taken_name, taken_occurrence)
+SELECT ?2, sg.topic, sg.key, sg.payload, sg.sent_at, sg.taken_name, sg.taken_occurrence
+FROM signals sg CROSS JOIN steps st ON st.run_id = ?2 AND st.name = sg.taken_name AND st.occurrence = sg.taken_occurrence
+WHERE sg.run_id = ?1 ORDER BY sg.id`
 	// Of several values under a name the last one stands.
 	sqlCopyEvents = `
 INSERT INTO events (run_id, name, value, set_at)
@@ -268,7 +319,7 @@ func (w workflows) Fork(ctx context.Context, id int64, from store.StepKey) (fork
 				return err
 			}
 			if len(before) == 0 {
-				return fmt.Errorf("it has no step %s[%d]: %w", from.Name, from.Occurrence, store.ErrInvalid)
+				return t.noStep(id, from)
 			}
 		}
 		queue, err := findQueue(t, run.Queue)
@@ -282,6 +333,20 @@ func (w workflows) Fork(ctx context.Context, id int64, from store.StepKey) (fork
 		return 0, fmt.Errorf("fork run %d: %w", id, err)
 	}
 	return fork, nil
+}
+
+// noStep says that a run has no such step.
+func (t *tx) noStep(run int64, key store.StepKey) error {
+	var steps []store.StepRecord
+	err := t.rows(sqlListSteps, []any{run}, func(rows *sql.Rows) error {
+		s, err := scanStep(rows, t.now)
+		steps = append(steps, s)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return store.NoStep(key, steps)
 }
 
 // fork starts a run as another one was, with its steps before one of them.
@@ -298,12 +363,15 @@ func (t *tx) fork(run store.Run, queue int64, before []int64) (int64, error) {
 	if _, err := t.exec(sqlCopyRun, run.ID, ids[0], t.now); err != nil {
 		return 0, err
 	}
+	if _, err := t.exec(sqlCopySignals, run.ID, ids[0]); err != nil {
+		return 0, err
+	}
 	_, err = t.exec(sqlCopyEvents, run.ID, ids[0], before[0])
 	return ids[0], err
 }
 
 const (
-	columnsSignal  = `sg.id, sg.run_id, sg.topic, sg.payload, sg.key, sg.sent_at, sg.taken`
+	columnsSignal  = `sg.id, sg.run_id, sg.topic, sg.payload, sg.key, sg.sent_at, sg.taken_name IS NOT NULL`
 	sqlListSignals = `SELECT ` + columnsSignal + ` FROM signals sg WHERE sg.run_id = ?1 ORDER BY sg.id`
 	sqlListEvents  = `SELECT name, value, set_at FROM events WHERE run_id = ?1 ORDER BY name`
 )

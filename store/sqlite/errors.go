@@ -45,7 +45,7 @@ func translate(err error) error {
 	case sqlite3.SQLITE_CORRUPT:
 		return fmt.Errorf("the database file is damaged; restore it from a backup, or save what is left with sqlite3's .recover: %w: %w", err, store.ErrUnavailable)
 	case sqlite3.SQLITE_TOOBIG:
-		return fmt.Errorf("the batch is too large for one statement; send smaller ones: %w: %w", err, store.ErrInvalid)
+		return store.Invalidf("the batch is too large for one statement; send smaller ones: %w", err)
 	case sqlite3.SQLITE_ERROR:
 		if strings.Contains(err.Error(), "no such table") {
 			return errNotInstalled

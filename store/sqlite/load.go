@@ -22,7 +22,7 @@ WHERE st.state <> 'running'`
 	sqlLoadSignals = `
 SELECT j.key, ` + columnsSignal + `
 FROM json_each(?1) j CROSS JOIN signals sg ON sg.run_id = j.value
-WHERE NOT sg.taken`
+WHERE sg.taken_name IS NULL`
 )
 
 func (w workflows) Load(ctx context.Context, ids ...int64) ([]store.RunState, error) {

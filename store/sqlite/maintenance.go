@@ -172,7 +172,7 @@ func (a *admin) Reclaim(ctx context.Context, maxAge time.Duration) (store.GivenB
 
 func (a *admin) ReclaimSlot(ctx context.Context, slot string) (store.GivenBack, error) {
 	if slot == "" {
-		return store.GivenBack{}, fmt.Errorf("reclaim a slot: its name is empty, and workers without a slot are nobody's: %w", store.ErrInvalid)
+		return store.GivenBack{}, store.Invalidf("reclaim a slot: its name is empty, and workers without a slot are nobody's")
 	}
 	given, err := a.reclaim(ctx, sqlStopSlot, func(*tx) any { return store.CleanText(slot) })
 	if err != nil {
@@ -195,7 +195,7 @@ FROM json_each(?1) j CROSS JOIN delayed d ON d.message_id = j.value CROSS JOIN m
 
 func (a *admin) Promote(ctx context.Context, limit int) (moved int64, next time.Duration, err error) {
 	if limit <= 0 {
-		return 0, 0, fmt.Errorf("make delayed messages ready: limit %d is not positive: %w", limit, store.ErrInvalid)
+		return 0, 0, store.Invalidf("make delayed messages ready: limit %d is not positive", limit)
 	}
 	// Usually nothing is due, and a look tells.
 	if next, err = a.nextDue(ctx); err == nil && next == 0 {
@@ -254,7 +254,7 @@ LIMIT ?2 + 0`
 
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (purged int64, err error) {
 	if limit <= 0 {
-		return 0, fmt.Errorf("purge what is past its retention: limit %d is not positive: %w", limit, store.ErrInvalid)
+		return 0, store.Invalidf("purge what is past its retention: limit %d is not positive", limit)
 	}
 	err = a.d.write(ctx, flushed, func(t *tx) (err error) {
 		purged, err = t.deleteFound(sqlExpired, []any{t.now, limit}, t.deleteArchived)

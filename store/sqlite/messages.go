@@ -131,7 +131,7 @@ func queuesOf(q querier, msgs []store.NewMessage) (map[string]int64, error) {
 	}
 	for i, m := range msgs {
 		if _, found := ids[m.Queue]; !found {
-			return nil, &store.BatchError{Index: i, Err: unknownQueue(q, m.Queue)}
+			return nil, &store.BatchError{Index: i, Err: unknownQueue(q, m.Queue, "")}
 		}
 	}
 	return ids, nil
@@ -245,7 +245,7 @@ func statesOf(state store.State, among []store.State) ([]store.State, error) {
 		return among, nil
 	}
 	if !slices.Contains(among, state) {
-		return nil, fmt.Errorf("state %q is none of %v: %w", state, among, store.ErrInvalid)
+		return nil, store.Invalidf("state %q is none of %v", state, among)
 	}
 	return []store.State{state}, nil
 }

@@ -163,6 +163,10 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 		var n int64
 		err = a.d.readRows(ctx, sqlCountStranded, nil, scanInto(func() { s.Stranded = n }, &n))
 	}
+	if err == nil {
+		var n int64
+		err = a.d.readRows(ctx, sqlCountUnserved, nil, scanInto(func() { s.Unserved = n }, &n))
+	}
 	if err != nil {
 		return store.SystemStats{}, fmt.Errorf("count everything: %w", err)
 	}
@@ -178,8 +182,14 @@ func (a *admin) SystemStats(ctx context.Context) (store.SystemStats, error) {
 	return s, nil
 }
 
-const sqlCountStranded = `
+const (
+	sqlCountStranded = `
 SELECT count(*) FROM runs w JOIN delayed x ON x.message_id = w.run_id WHERE w.wait_kind = 'version'`
+	sqlCountUnserved = `
+SELECT count(*) FROM queues q JOIN ready x ON x.queue_id = q.id
+WHERE q.kind = 'workflow'
+    AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.kind = 'consumer' AND w.queue = q.name AND w.state <> 'stopped')`
+)
 
 const sqlWorkerStats = `
 SELECT w.queue, count(*) FILTER (WHERE w.state = 'ready'), count(*) FILTER (WHERE w.state = 'suspended'),

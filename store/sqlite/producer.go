@@ -22,7 +22,7 @@ type producer struct {
 func (d *database) Producer(ctx context.Context, opts store.ProducerOptions) (store.Producer, error) {
 	p := &producer{validator: opts.Validator}
 	if opts.Rate < 0 || opts.Burst < 0 || math.IsNaN(opts.Rate) {
-		return nil, fmt.Errorf("register a producer: rate %g and burst %d must not be negative: %w", opts.Rate, opts.Burst, store.ErrInvalid)
+		return nil, store.Invalidf("register a producer: rate %g and burst %d must not be negative", opts.Rate, opts.Burst)
 	}
 	if opts.Rate > 0 {
 		burst := opts.Burst
@@ -44,7 +44,7 @@ func (p *producer) allow(n int) error {
 		return nil
 	}
 	if n > p.limit.Burst() {
-		return fmt.Errorf("%d messages are more than the burst of %d that the rate limit lets through at once: %w", n, p.limit.Burst(), store.ErrInvalid)
+		return store.Invalidf("%d messages are more than the burst of %d that the rate limit lets through at once", n, p.limit.Burst())
 	}
 	now := p.d.cfg.Clock()
 	r := p.limit.ReserveN(now, n)

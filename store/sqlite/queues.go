@@ -64,18 +64,18 @@ func queueOf(q querier, query string, args ...any) (store.Queue, error) {
 func findQueue(q querier, name string) (store.Queue, error) {
 	found, err := queueOf(q, sqlGetQueue, name)
 	if errors.Is(err, sql.ErrNoRows) {
-		return found, unknownQueue(q, name)
+		return found, unknownQueue(q, name, "")
 	}
 	return found, err
 }
 
 // unknownQueue is the error that a queue does not exist, with the names near it.
-func unknownQueue(q querier, name string) error {
+func unknownQueue(q querier, name string, kind store.QueueKind) error {
 	var names []string
 	if err := q.rows(sqlQueueNames, nil, collect(&names)); err != nil {
 		return err
 	}
-	return &store.UnknownQueueError{Queue: name, Near: store.NearNames(name, names)}
+	return &store.UnknownQueueError{Queue: name, Kind: kind, Near: store.NearNames(name, names)}
 }
 
 // queueIDs finds the ids of these queues; unknown ones are left out.

@@ -35,10 +35,12 @@ func toRun(q querier, m store.Message) (store.Run, error) {
 		return run, err
 	}
 	if kind != store.WorkflowQueue {
-		return run, fmt.Errorf("message %d is a job, not a run: %w", m.ID, store.ErrNotFound)
+		return run, &store.NotRunError{ID: m.ID}
 	}
 	run.Key, run.BegunAt, run.Version, run.Parent = key.String, toTime(begun), version.String, parent.Int64
-	if run.Status = statusOf(m.State, cancelling, paused); run.Status == store.RunWaiting {
+	run.Status = statusOf(m.State, cancelling, paused)
+	run.Pausing = run.Status == store.RunRunning && paused
+	if run.Status == store.RunWaiting {
 		run.Wait = &store.RunWait{Kind: store.WaitKind(waitKind.String), For: waitFor.String, Until: m.AvailableAt}
 		if !waitKind.Valid {
 			run.Wait.Kind = notBySelf(m)
@@ -86,7 +88,11 @@ var allStates = append(append([]store.State{}, liveStates...), archivedStates...
 // workflowQueues is the queue of the workflow that a filter names, or all
 // workflows'.
 func workflowQueues(q querier, name string) ([]store.Queue, error) {
-	queues, err := filteredQueues(q, name)
+	if name != "" {
+		queue, err := workflowQueue(q, name)
+		return []store.Queue{queue}, err
+	}
+	queues, err := filteredQueues(q, "")
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +167,7 @@ func (w workflows) Delete(ctx context.Context, id int64) error {
 		case run.State == store.Leased:
 			return store.ErrLeased
 		case !run.State.Archived():
-			return fmt.Errorf("it is %s; cancel it first: %w", run.State, store.ErrInvalid)
+			return store.Invalidf("it is %s; cancel it first", run.State)
 		}
 		return t.deleteArchived([]int64{id})
 	})

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"database/sql"
-	"fmt"
 	"slices"
 
 	"github.com/pgqrs/pgqrsd/store"
@@ -61,7 +60,7 @@ func choose(filter store.RunFilter) (choice, error) {
 	}
 	c, found := choices[filter.Status]
 	if !found {
-		return c, fmt.Errorf("status %q is unknown: %w", filter.Status, store.ErrInvalid)
+		return c, store.Invalidf("status %q is unknown", filter.Status)
 	}
 	both := choice{mark: c.mark}
 	for _, s := range c.states {

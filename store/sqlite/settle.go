@@ -232,6 +232,9 @@ func (s *settlement) apply(o *store.Outcome, run runPlace, found map[int64]attem
 	case store.OutcomeRetry:
 		return s.changes.fail(found[o.ID], o.Error, now, o.Delay, false)
 	case store.OutcomeDiscard:
+		if err := s.changes.failedAt(o.ID, o.Failed); err != nil {
+			return "", err
+		}
 		return s.changes.fail(found[o.ID], o.Error, now, 0, true)
 	case store.OutcomeSnooze:
 		return s.changes.snooze(o.ID, now, o.Delay), nil

@@ -16,12 +16,13 @@ type runWork struct {
 	have    map[stepID]store.StepState
 	signals map[int64]*signalPlace
 	targets map[int64]runPlace // of signals to send
+	full    map[int64]bool     // those of them that get no more
 
 	steps   stepResults
 	touched records // run, began, and where version, wait's kind and wait's name are
 	events  records // run, and where name and value are
-	text    texts   // of touched and events
-	taken   idList
+	text    texts   // of touched, events and taken
+	taken   records // signal, occurrence, and where the name of its step is
 	sends   []store.NewSignal
 	// queues are those of the runs to start; nameless is how many of these there
 	// may be without a key, and firstChild the first of their ids.
@@ -94,7 +95,7 @@ f(i, run_id, occurrence, name) AS (
     FROM r)
 SELECT f.i, st.state FROM f CROSS JOIN steps st
     ON st.run_id = f.run_id AND st.name = CAST(substr(?3, f.name>>31, f.name&0x7fffffff) AS TEXT) AND st.occurrence = f.occurrence`
-	sqlSignalPlaces = `SELECT sg.id, sg.run_id, sg.taken FROM json_each(?1) j CROSS JOIN signals sg ON sg.id = j.value`
+	sqlSignalPlaces = `SELECT sg.id, sg.run_id, sg.taken_name IS NOT NULL FROM json_each(?1) j CROSS JOIN signals sg ON sg.id = j.value`
 )
 
 // loadSpecial reads what the special steps of outcomes need.
@@ -153,16 +154,31 @@ func (w *runWork) loadSignals(t *tx, ids idList) error {
 	})
 }
 
+// sqlFullRuns finds those runs that have as many signals that no step has taken
+// as they may have.
+const sqlFullRuns = `
+SELECT sg.run_id FROM signals sg WHERE sg.run_id IN (SELECT value FROM json_each(?1)) AND NOT sg.taken
+GROUP BY sg.run_id HAVING count(*) >= ?2 OR sum(octet_length(sg.payload)) > ?3`
+
 func (w *runWork) loadTargets(t *tx, ids []int64) error {
 	places, err := runPlaces(t, sqlRunPlaces, ids)
 	if err != nil {
 		return err
 	}
 	w.targets = make(map[int64]runPlace, len(ids))
+	w.full = make(map[int64]bool)
 	for i, id := range ids {
 		w.targets[id] = places[i]
 	}
-	return nil
+	if len(ids) == 0 {
+		return nil
+	}
+	return t.rows(sqlFullRuns, []any{jsonIDs(ids), store.MaxSignals, store.MaxSignalBytes}, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		w.full[id] = true
+		return err
+	})
 }
 
 // place is what is known of the run of an outcome; zero for a job.
@@ -181,7 +197,7 @@ func (w *runWork) accept(t *tx, o *store.Outcome) (refused, err error) {
 	}
 	p := w.places[o.ID]
 	if !p.isRun() && (o.Kind == store.OutcomeStep || o.Kind == store.OutcomeWait || o.Kind == store.OutcomeCancel) {
-		return fmt.Errorf("queue %s holds jobs, whose outcome %s cannot be: %w", p.queue, o.Kind, store.ErrInvalid), nil
+		return store.Invalidf("queue %s holds jobs, whose outcome %s cannot be", p.queue, o.Kind), nil
 	}
 	steps := make([]*store.StepResult, 0, len(o.Steps))
 	for i := range o.Steps {
@@ -216,9 +232,12 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult) (refused, e
 		}
 		if r.Signal != 0 {
 			if s := w.signals[r.Signal]; s == nil || s.run != run || s.taken || taken[r.Signal] {
-				return fmt.Errorf("step %s[%d]: signal %d is taken or not this run's: %w", r.Name, r.Occurrence, r.Signal, store.ErrInvalid), nil
+				return store.Invalidf("step %s: signal %d is taken or not this run's", r.Text(), r.Signal), nil
 			}
 			taken[r.Signal] = true
+		}
+		if r.Send != nil && w.full[r.Send.Run] {
+			return fmt.Errorf("step %s[%d]: send signal %s to run %d: %w", r.Name, r.Occurrence, r.Send.Topic, r.Send.Run, store.ErrSignalsFull), nil
 		}
 		if r.Kind == store.StepChild && state != store.StepWaiting {
 			if refused, err = w.startable(t, r); refused != nil || err != nil {
@@ -248,7 +267,7 @@ func (w *runWork) record(t *tx, run int64, r *store.StepResult) error {
 	switch {
 	case r.Signal != 0:
 		w.signals[r.Signal].taken = true
-		w.taken.add(r.Signal)
+		w.taken.add(r.Signal, int64(r.Occurrence), w.text.add([]byte(r.Name)))
 	case r.Send != nil:
 		r = w.send(r)
 	case r.Kind == store.StepEvent:
@@ -327,14 +346,14 @@ func (w *runWork) startKeyed(t *tx, run int64, r *store.StepResult) error {
 // startable finds out whether a step's run can be started.
 func (w *runWork) startable(t *tx, r *store.StepResult) (refused, err error) {
 	if r.Child == nil {
-		return fmt.Errorf("step %s[%d] waits for no run: %w", r.Name, r.Occurrence, store.ErrInvalid), nil
+		return store.Invalidf("step %s waits for no run", r.Text()), nil
 	}
 	if _, found := w.queues[r.Child.Workflow]; found {
 		return nil, nil
 	}
-	queue, err := t.workflowQueue(r.Child.Workflow)
+	queue, err := workflowQueue(t, r.Child.Workflow)
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
-		return fmt.Errorf("step %s[%d]: start a child: %w", r.Name, r.Occurrence, err), nil
+		return fmt.Errorf("step %s: start a child: %w", r.Text(), err), nil
 	}
 	if w.queues == nil {
 		w.queues = make(map[string]int64)

@@ -80,7 +80,15 @@ INSERT INTO runs (run_id, queue_id, parent_id)
 SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
     CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
 FROM r`
-	sqlTakeSignals = `UPDATE signals SET taken = 1 WHERE id IN (SELECT value FROM json_each(?1))`
+	// With each row a signal, and the occurrence and the name of the step that takes it.
+	sqlTakeSignals = `
+WITH RECURSIVE r(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i + 1 < ?1),
+f(id, occurrence, name) AS (
+    SELECT CAST(substr(?2, i*60 + 1, 20) AS INTEGER), CAST(substr(?2, i*60 + 21, 20) AS INTEGER),
+        CAST(substr(?2, i*60 + 41, 20) AS INTEGER)
+    FROM r)
+UPDATE signals SET taken_name = CAST(substr(?3, f.name>>31, f.name&0x7fffffff) AS TEXT), taken_occurrence = f.occurrence
+FROM f WHERE signals.id = f.id`
 )
 
 // write writes all but what tells others.
@@ -101,10 +109,10 @@ func (w *runWork) write(t *tx) error {
 			return err
 		}
 	}
-	if w.taken.empty() {
+	if w.taken.n == 0 {
 		return nil
 	}
-	_, err := t.exec(sqlTakeSignals, w.taken.json())
+	_, err := t.exec(sqlTakeSignals, w.taken.n, w.taken.buf, w.text.buf)
 	return err
 }
 

@@ -17,7 +17,8 @@ const (
 INSERT INTO steps (run_id, name, occurrence, state, tries, started_at) VALUES (?1, ?2, ?3, 'running', 1, ?4)
 ON CONFLICT (run_id, name, occurrence) DO UPDATE SET
     tries = tries + (state = 'running' OR (state = 'waiting' AND kind = 'step')),
-    state = CASE WHEN state = 'waiting' AND kind = 'step' THEN 'running' ELSE state END, due_at = NULL
+    state = CASE WHEN state = 'waiting' AND kind = 'step' THEN 'running' ELSE state END,
+    due_at = CASE WHEN state = 'waiting' AND kind <> 'step' THEN due_at END
 RETURNING ` + columnsStep
 	sqlStepState  = `SELECT state FROM steps WHERE run_id = ?1 AND name = ?2 AND occurrence = ?3`
 	sqlFinishStep = `
@@ -47,7 +48,7 @@ func (d *database) AcquireStep(ctx context.Context, lease store.Lease, key store
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("acquire step %s[%d] of run %d: %w", key.Name, key.Occurrence, lease.ID, err)
+		return nil, fmt.Errorf("acquire step %s of run %d: %w", key.Text(), lease.ID, err)
 	}
 	return s, nil
 }
@@ -64,17 +65,17 @@ func (s *step) Record() store.StepRecord { return s.record }
 
 func (s *step) Complete(ctx context.Context, output json.RawMessage) error {
 	if err := store.ValidateOutput(output); err != nil {
-		return fmt.Errorf("complete step %s[%d] of run %d: output: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("complete step %s of run %d: output: %w", s.record.Text(), s.record.Run, err)
 	}
 	if err := s.finish(ctx, store.StepSucceeded, nullText(output), nil); err != nil {
-		return fmt.Errorf("complete step %s[%d] of run %d: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("complete step %s of run %d: %w", s.record.Text(), s.record.Run, err)
 	}
 	return nil
 }
 
 func (s *step) Fail(ctx context.Context, reason string) error {
 	if err := s.finish(ctx, store.StepFailed, nil, store.CleanError(reason)); err != nil {
-		return fmt.Errorf("fail step %s[%d] of run %d: %w", s.record.Name, s.record.Occurrence, s.record.Run, err)
+		return fmt.Errorf("fail step %s of run %d: %w", s.record.Text(), s.record.Run, err)
 	}
 	return nil
 }

@@ -68,9 +68,9 @@ func (w workers) Insert(ctx context.Context, kind store.WorkerKind, queue string
 func (w workers) insert(ctx context.Context, kind store.WorkerKind, queue string, opts store.WorkerOptions) (id int64, err error) {
 	switch {
 	case kind != store.KindAdmin && kind != store.KindProducer && kind != store.KindConsumer:
-		return 0, fmt.Errorf("kind %q is unknown: %w", kind, store.ErrInvalid)
+		return 0, store.Invalidf("kind %q is unknown", kind)
 	case kind != store.KindConsumer && queue != "":
-		return 0, fmt.Errorf("only a consumer has a queue: %w", store.ErrInvalid)
+		return 0, store.Invalidf("only a consumer has a queue")
 	}
 	if err := store.ValidateInfo(opts.Info); err != nil {
 		return 0, err

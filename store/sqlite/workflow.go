@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -20,7 +21,7 @@ const (
 func (d *database) CreateWorkflow(ctx context.Context, run store.NewRun) (id int64, created bool, err error) {
 	if err = store.ValidateRun(run); err == nil {
 		err = d.write(ctx, flushed, func(t *tx) error {
-			queue, err := t.workflowQueue(run.Workflow)
+			queue, err := workflowQueue(t, run.Workflow)
 			if err != nil {
 				return err
 			}
@@ -29,16 +30,19 @@ func (d *database) CreateWorkflow(ctx context.Context, run store.NewRun) (id int
 		})
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("start workflow %s: %w", run.Workflow, err)
+		return 0, false, fmt.Errorf("start workflow %q: %w", run.Workflow, err)
 	}
 	return id, created, nil
 }
 
 // workflowQueue finds the queue of a workflow.
-func (t *tx) workflowQueue(name string) (store.Queue, error) {
-	queue, err := findQueue(t, name)
-	if err == nil && queue.Kind != store.WorkflowQueue {
-		err = fmt.Errorf("queue %s holds jobs, not runs of a workflow: %w", name, store.ErrInvalid)
+func workflowQueue(q querier, name string) (store.Queue, error) {
+	queue, err := queueOf(q, sqlGetQueue, name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		err = unknownQueue(q, name, store.WorkflowQueue)
+	case err == nil && queue.Kind != store.WorkflowQueue:
+		err = store.NotWorkflow(name)
 	}
 	return queue, err
 }
@@ -54,13 +58,16 @@ func (t *tx) keyedRun(queue int64, run store.NewRun) (id int64, err error) {
 	case errors.Is(err, sql.ErrNoRows):
 		return 0, nil
 	case err == nil && first != inputHash(run):
-		err = fmt.Errorf("run %d has the key %q: %w", id, run.Key, store.ErrKeyConflict)
+		err = fmt.Errorf("key %q is run %d's: %w", run.Key, id, store.ErrKeyConflict)
 	}
 	return id, err
 }
 
+// inputHash tells inputs apart, but for white space.
 func inputHash(run store.NewRun) string {
-	sum := sha256.Sum256(run.Message().Payload)
+	var compact bytes.Buffer
+	_ = json.Compact(&compact, run.Message().Payload) // validated before
+	sum := sha256.Sum256(compact.Bytes())
 	return hex.EncodeToString(sum[:])
 }
 

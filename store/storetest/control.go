@@ -8,7 +8,7 @@ import (
 )
 
 func controlCases() []testCase {
-	return []testCase{
+	return append([]testCase{
 		{"CancelQueued", cancelQueued},
 		{"CancelWaiting", cancelWaiting},
 		{"CancelLeased", cancelLeased},
@@ -24,17 +24,19 @@ func controlCases() []testCase {
 		{"PauseLeased", pauseLeased},
 		{"PauseCostsNoAttempt", pauseCostsNothing},
 		{"ResumeBeforeItStops", resumeEarly},
+		{"ResumeKeepsDelays", resumeKeepsDelays},
+		{"ResumeKeepsADelayFromBeforeThePause", resumeKeepsBackoff},
+		{"ResumeWakesStranded", resumeStranded},
 		{"CancelPaused", cancelPaused},
 		{"CancelRacesTheEnd", cancelRacesEnd},
-		{"Retry", retryRun},
-		{"RetryOfWhatHasNotFailed", retryNotFailed},
-		{"Fork", forkRun},
-		{"ForkFromTheStart", forkStart},
-		{"ForkOfNoStep", forkNoStep},
 		{"NoRun", controlNoRun},
+		{"JobIsNoRun", jobIsNoRun},
+		{"NoWorkflow", noWorkflow},
+		{"RefusalsSayWhy", refusalTexts},
+		{"PauseOfACancelling", pauseCancelling},
 		{"Ended", controlEnded},
 		{"StatusFilter", statusFilter},
-	}
+	}, againCases()...)
 }
 
 // cancel cancels a run and checks the status after it.
@@ -68,7 +70,9 @@ func cancelWaiting(f *fixture) {
 	c, l := f.leasedRun()
 	f.settleAs(c, store.Delayed, waiting(l, -1, result("one", `1`)))
 	f.cancel(l.ID, false, store.RunCancelled)
-	equal(f, "steps", f.getRun(l.ID).Steps, 1)
+	r := f.getRun(l.ID)
+	equal(f, "steps", r.Steps, 1)
+	equal(f, "errors", len(r.Errors), 0) // a cancellation is no failure
 	f.takeNone(c)
 }
 
@@ -214,14 +218,15 @@ func pauseWaiting(f *fixture) {
 
 func pauseLeased(f *fixture) {
 	c, l := f.leasedRun()
+	equal(f, "pausing", f.getRun(l.ID).Pausing, false)
 	f.pause(l.ID)
-	f.status(l.ID, store.RunRunning)
+	equal(f, "pausing", f.status(l.ID, store.RunRunning).Pausing, true)
 	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
 	equal(f, "halt", f.load(l.ID).Halt, store.HaltPause)
 	o := waiting(l, 0) // whatever it says
 	o.Wait.News = f.load(l.ID).News + 7
 	f.settleAs(c, store.Delayed, o)
-	f.status(l.ID, store.RunPaused)
+	equal(f, "pausing", f.status(l.ID, store.RunPaused).Pausing, false)
 	f.clock.Advance(time.Hour)
 	f.promote(f.admin(), 1, 0, -1)
 	f.takeNone(c)
@@ -241,19 +246,6 @@ func pauseCostsNothing(f *fixture) {
 		l = f.take1(c)
 		equal(f, "attempt", l.Attempt, 1)
 	}
-}
-
-// resumeEarly: a run that was resumed before it stopped does not wait for ever.
-func resumeEarly(f *fixture) {
-	c, l := f.leasedRun()
-	news := f.load(l.ID).News
-	f.pause(l.ID)
-	equal(f, "halt", f.record(c, l, result("one", `1`)), store.HaltPause)
-	f.resume(l.ID)
-	o := waiting(l, -1)
-	o.Wait.News = news
-	f.settleAs(c, store.Ready, o)
-	f.take1(c)
 }
 
 // cancelRacesEnd: a run that is cancelled while it is settled ends once, and as

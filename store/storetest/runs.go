@@ -27,9 +27,12 @@ func runStepCases() []testCase {
 		{"WaitWithoutLimit", waitForEver},
 		{"WaitOfNothing", waitNothing},
 		{"WaitForAVersion", waitVersion},
+		{"WakeStranded", wakeStranded},
+		{"Unserved", unserved},
 		{"StepWaits", stepWaits},
 		{"StepTriesAgain", stepTries},
 		{"AcquireAfterWaiting", acquireWaiting},
+		{"AcquireOfWhatElseWaits", acquireOther},
 		{"RunsOwnRetry", runRetryIsNoWait},
 	}
 }

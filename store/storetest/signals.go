@@ -20,6 +20,8 @@ func signalCases() []testCase {
 		{"TimesOut", signalTimesOut},
 		{"ToNoRun", signalToNoRun},
 		{"Bad", signalBad},
+		{"Full", signalsFull},
+		{"Many", signalsMany},
 		{"List", signalList},
 		{"SentByAStep", signalByStep},
 		{"SentByTwoSteps", signalByTwoSteps},
@@ -206,7 +208,7 @@ func signalToNoRun(f *fixture) {
 func signalBad(f *fixture) {
 	id := f.run(f.flow("flow"), "")
 	for _, s := range []store.NewSignal{
-		{Run: id}, {Run: id, Topic: "a\x00"}, {Run: id, Topic: strings.Repeat("a", store.MaxTopic+1)},
+		{Run: id}, {Run: id, Topic: "a/b"}, {Run: id, Topic: "a", Key: strings.Repeat("k", store.MaxSignalKey+1)}, {Run: id, Topic: "a\x00"}, {Run: id, Topic: strings.Repeat("a", store.MaxTopic+1)},
 		{Run: id, Topic: "a", Key: "\xff"}, {Run: id, Topic: "a", Payload: []byte(`{`)}, {Run: id, Topic: "a", Payload: []byte(`"\u0000"`)},
 	} {
 		_, _, err := f.s.Workflows().Send(f.ctx, s)

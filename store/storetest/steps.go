@@ -22,6 +22,8 @@ func stepCases() []testCase {
 		{"BadOutput", stepBadOutput},
 		{"BadKey", stepBadKey},
 		{"ListInOrder", stepList},
+		{"OfNoRun", stepsOfNoRun},
+		{"AcquireBeginsTheRun", acquireBegins},
 		{"OfEachRunAlone", stepRunsApart},
 		{"GoWithTheArchivedRun", stepArchiveDelete},
 		{"WithAnOutcome", stepWithOutcome},

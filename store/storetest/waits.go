@@ -68,32 +68,6 @@ func waitNothing(f *fixture) {
 	f.state(l.ID, store.Leased, 0)
 }
 
-// waitVersion: a run that no handler carries on waits, is counted, and keeps its
-// own version.
-func waitVersion(f *fixture) {
-	c, l := f.leasedRun()
-	o := stepping(l, result("one", `1`))
-	o.Version = "v1"
-	f.settleAs(c, store.Leased, o)
-	o = waiting(l, time.Minute)
-	o.Version, o.Wait.Kind, o.Wait.For = "v2", store.WaitVersion, "v1"
-	f.settleAs(c, store.Delayed, o)
-	r := f.status(l.ID, store.RunWaiting)
-	equal(f, "version", r.Version, "v1")
-	equal(f, "wait's kind", r.Wait.Kind, store.WaitVersion)
-	equal(f, "what for", r.Wait.For, "v1")
-	a := f.admin()
-	stats, err := a.SystemStats(f.ctx)
-	f.ok(err)
-	equal(f, "stranded", stats.Stranded, 1)
-	f.clock.Advance(time.Minute)
-	f.promote(a, 1, 1, -1)
-	equal(f, "attempt", f.take1(c).Attempt, 1)
-	stats, err = a.SystemStats(f.ctx)
-	f.ok(err)
-	equal(f, "stranded", stats.Stranded, 0)
-}
-
 func stepWaits(f *fixture) {
 	c, l := f.leasedRun()
 	sleep := store.StepResult{StepKey: key("nap"), Kind: store.StepSleep, State: store.StepWaiting, Delay: time.Hour}
@@ -148,6 +122,47 @@ func acquireWaiting(f *fixture) {
 	equal(f, "tries", s.Record().Tries, 2)
 	f.ok(s.Complete(f.ctx, []byte(`1`)))
 	equal(f, "state", f.oneStep(l.ID).State, store.StepSucceeded)
+}
+
+// acquireOther: a step that waits for something else goes on waiting as it did.
+func acquireOther(f *fixture) {
+	c, l := f.leasedRun()
+	due := f.clock.Now().Add(time.Hour)
+	f.settleAs(c, store.Ready, waiting(l, 0,
+		store.StepResult{StepKey: key("nap"), Kind: store.StepSleep, State: store.StepWaiting, Delay: time.Hour},
+		store.StepResult{StepKey: key("go"), Kind: store.StepSignal, Topic: "go", Position: 1, State: store.StepWaiting, Delay: time.Hour}))
+	l = f.take1(c)
+	for _, name := range []string{"nap", "go"} {
+		r := f.acquire(l, name, 0, false).Record()
+		equal(f, "state", r.State, store.StepWaiting)
+		equalTime(f, "due at", r.DueAt, due)
+	}
+	for _, s := range f.steps(l.ID) {
+		equalTime(f, "due at", s.DueAt, due)
+		equal(f, "tries", s.Tries, 1)
+	}
+}
+
+// stepsOfNoRun: there are no steps of what is no run.
+func stepsOfNoRun(f *fixture) {
+	for _, id := range []int64{missing, f.enqueue1(f.queue("jobs"))} {
+		_, err := f.s.Workflows().Steps(f.ctx, id)
+		f.is(err, store.ErrNotFound)
+	}
+	steps, err := f.s.Workflows().Steps(f.ctx, f.run(f.flow("flow"), ""))
+	f.ok(err)
+	equal(f, "steps of a run that has not begun", len(steps), 0)
+}
+
+// acquireBegins: the first step says that the run's code has begun.
+func acquireBegins(f *fixture) {
+	_, l := f.leasedRun()
+	equalTime(f, "begun at", f.getRun(l.ID).BegunAt, time.Time{})
+	began := f.clock.Now()
+	f.acquire(l, "one", 0, true)
+	f.clock.Advance(time.Minute)
+	f.acquire(l, "two", 0, true)
+	equalTime(f, "begun at", f.getRun(l.ID).BegunAt, began)
 }
 
 // runRetryIsNoWait: a run that failed an attempt waits for its next one, which

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ func workflowCases() []testCase {
 		{"CreateUnknown", createUnknown},
 		{"KeyIsIdempotent", keyIdempotent},
 		{"KeyConflict", keyConflict},
+		{"KeyOfAnInputWithOtherSpaces", keySpaces},
+		{"KeyLength", keyLength},
 		{"KeyRaces", keyRaces},
 		{"Get", workflowGet},
 		{"ListIsPagedAndFiltered", workflowList},
@@ -151,6 +154,31 @@ func keyConflict(f *fixture) {
 	_, created, err := f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: q, Input: payload(2), Key: "k"})
 	f.is(err, store.ErrKeyConflict)
 	equal(f, "created", created, false)
+	equal(f, "messages", len(f.ledger()), 1)
+}
+
+// keySpaces: an input that differs in white space alone is the same.
+func keySpaces(f *fixture) {
+	q := f.flow("flow")
+	start := func(input string) (int64, bool) {
+		f.Helper()
+		id, created, err := f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: q, Input: []byte(input), Key: "k"})
+		f.ok(err)
+		return id, created
+	}
+	first, _ := start(`{"a": [1, "x y"]}`)
+	again, created := start(" {\"a\":[1,\"x y\"]}\n")
+	equal(f, "run", again, first)
+	equal(f, "created", created, false)
+	_, _, err := f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: q, Input: []byte(`{"a": [1, "xy"]}`), Key: "k"})
+	f.is(err, store.ErrKeyConflict)
+}
+
+func keyLength(f *fixture) {
+	q := f.flow("flow")
+	f.run(q, strings.Repeat("k", store.MaxRunKey))
+	_, _, err := f.s.CreateWorkflow(f.ctx, store.NewRun{Workflow: q, Key: strings.Repeat("k", store.MaxRunKey+1)})
+	f.is(err, store.ErrInvalid)
 	equal(f, "messages", len(f.ledger()), 1)
 }
 

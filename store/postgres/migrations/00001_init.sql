@@ -88,7 +88,8 @@ create table {{schema}}.archive (
     headers     jsonb check (jsonb_typeof(headers) = 'object'),
     errors      jsonb check (jsonb_typeof(errors) = 'array'),
     payload     json not null,
-    output      json
+    output      json,
+    failed      json -- of a run that a failed step has ended: the store.Places from which on a retry forgets its steps
 );
 
 -- Serves retention, counts and dead letters. A batch shares one key, so that
@@ -131,6 +132,7 @@ create table {{schema}}.runs (
     news       bigint not null default 0, -- what has come to it so far
     cancelling boolean not null default false,
     paused     boolean not null default false,
+    held_until timestamptz, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed. Null: it did not suspend itself,
     -- and nothing but the time wakes it.
     wait_kind  text,
@@ -160,6 +162,7 @@ create table {{schema}}.steps (
     due_at      timestamptz, -- of a waiting step; null is never
     started_at  timestamptz not null,
     finished_at timestamptz,
+    version     text, -- of the handler that called complete_step, '' if it did not say; of other steps null
     primary key (run_id, name, occurrence)
 ) with (fillfactor = 80);
 
@@ -176,6 +179,7 @@ create table {{schema}}.signals (
 );
 
 create index signals_run on {{schema}}.signals (run_id, id);
+create index signals_open on {{schema}}.signals (run_id, id) where taken_name is null;
 create unique index signals_key on {{schema}}.signals (run_id, key) where key is not null;
 
 -- What runs have published. A run that has one has a row in runs.
@@ -223,6 +227,34 @@ begin
     return woken;
 end $fn$;
 
+-- Removes the row of a run that is nowhere. Whoever locks rows of runs makes
+-- those that are missing: also one that was removed while he waited for it.
+create function {{schema}}.forget_gone(run bigint)
+returns void language sql set enable_seqscan = off as $fn$
+    delete from {{schema}}.runs r where r.run_id = forget_gone.run
+        and not exists (select from {{schema}}.delayed d where d.id = forget_gone.run)
+        and not exists (select from {{schema}}.messages m where m.id = forget_gone.run)
+        and not exists (select from {{schema}}.archive a where a.id = forget_gone.run)
+$fn$;
+
+-- Says which rows of runs somebody keeps locked for longer than a moment; also
+-- one who is only making them, which nobody else sees yet. It locks the others,
+-- and makes those that are missing: the caller rolls back.
+create function {{schema}}.runs_kept(ids bigint[], queues int[])
+returns setof bigint language plpgsql set enable_seqscan = off set lock_timeout = '1ms' as $fn$
+declare
+    w record;
+begin
+    for w in select i.id, i.queue_id from unnest(runs_kept.ids, runs_kept.queues) as i(id, queue_id) order by i.id loop
+        begin
+            insert into {{schema}}.runs as r (run_id, queue_id) values (w.id, w.queue_id)
+            on conflict (run_id) do update set news = r.news where false;
+        exception when lock_not_available then
+            return next w.id;
+        end;
+    end loop;
+end $fn$;
+
 -- Leaves a signal for a run, unless it has one of this key, and wakes it.
 -- signal is null if the run is not there or has ended.
 create function {{schema}}.signal_run(run bigint, topic text, payload json, key text, at timestamptz,
@@ -248,6 +280,9 @@ begin
     if not found then
         perform from {{schema}}.messages m where m.id = signal_run.run;
         if not found then
+            -- It has ended. If it was removed, the row is one that the insert made
+            -- again when it had waited for that.
+            perform {{schema}}.forget_gone(signal_run.run);
             return;
         end if;
     end if;
@@ -261,6 +296,44 @@ begin
     else
         select g.id into signal from {{schema}}.signals g where g.run_id = signal_run.run and g.key = signal_run.key;
     end if;
+end $fn$;
+
+-- Says whether a run has as many signals that no step has taken as it may have
+-- (store.MaxSignals and store.MaxSignalBytes), with one more of so many bytes.
+create function {{schema}}.signals_full(run bigint, bytes bigint)
+returns boolean language sql stable set enable_seqscan = off as $fn$
+    select count(*) >= 10000 or coalesce(sum(octet_length(g.payload::text)), 0) + signals_full.bytes > 8388608
+    from {{schema}}.signals g where g.run_id = signals_full.run and g.taken_name is null
+$fn$;
+
+-- signal_run for those outside, to whom it can be said that the run is full.
+create function {{schema}}.send_outside(run bigint, topic text, payload json, key text, at timestamptz,
+    out signal bigint, out created boolean, out woken text, out "full" boolean)
+language plpgsql set enable_seqscan = off as $fn$
+#variable_conflict use_column
+begin
+    -- One of a key that is there changes nothing.
+    "full" := {{schema}}.signals_full(send_outside.run, octet_length(send_outside.payload::text)) and not exists (
+        select from {{schema}}.signals g where g.run_id = send_outside.run and g.key = nullif(send_outside.key, ''));
+    if not "full" then
+        select s.signal, s.created, s.woken into signal, created, woken from {{schema}}.signal_run(send_outside.run,
+            send_outside.topic, send_outside.payload, send_outside.key, send_outside.at) s;
+    end if;
+end $fn$;
+
+-- Says whether JSON is nested deeper than so many arrays and objects: without its
+-- strings, innermost pairs are taken away level by level.
+create function {{schema}}.nested_deeper(value json, depth int)
+returns boolean language plpgsql immutable as $fn$
+declare
+    brackets text := translate(regexp_replace(regexp_replace(nested_deeper.value::text, '"([^"\\]|\\.)*"', '', 'g'), '[^][{}]+', '', 'g'),
+        '{}', '[]');
+begin
+    for i in 1 .. nested_deeper.depth loop
+        exit when brackets = '';
+        brackets := replace(brackets, '[]', '');
+    end loop;
+    return brackets <> '';
 end $fn$;
 
 -- Records the end of runs in the steps that started them, and wakes their
@@ -279,8 +352,11 @@ begin
         ) r where r.parent_id is not null
     loop
         select a.* into ended from {{schema}}.archive a where a.id = c.run_id;
-        continue when not found and (exists (select from {{schema}}.delayed d where d.id = c.run_id)
-            or exists (select from {{schema}}.messages m where m.id = c.run_id));
+        if not found and (exists (select from {{schema}}.delayed d where d.id = c.run_id)
+            or exists (select from {{schema}}.messages m where m.id = c.run_id)) then
+            perform {{schema}}.forget_gone(c.parent_id);
+            continue;
+        end if;
         update {{schema}}.steps s
         set state = case when ended.state = 'done' then 'succeeded' else 'failed' end,
             output = case when ended.state = 'done' then ended.output end,
@@ -297,27 +373,50 @@ begin
             if woken is not null then
                 return next woken;
             end if;
+        else
+            perform {{schema}}.forget_gone(c.parent_id);
         end if;
     end loop;
 end $fn$;
 
 -- For applications: leaves a signal for a run and wakes it, within the caller's
 -- transaction. Of signals to one run with the same key the first is kept.
--- Returns the signal's id. A run that is not there or has ended is an error,
--- PQ003.
+-- Returns the signal's id. A run that is not there or has ended, and a job, is
+-- an error, PQ003; one that has too many signals that it has not received is
+-- PQ004. The limits are those of package store.
 create function {{schema}}.send_signal(run bigint, topic text, payload json, key text default null)
 returns bigint language plpgsql as $fn$
 declare
     sent record;
 begin
-    if coalesce(send_signal.topic, '') = '' or length(send_signal.topic) > 256 then
-        raise exception 'send a signal to run %: the topic must be 1 to 256 characters long', send_signal.run using errcode = '22023';
+    if coalesce(send_signal.topic, '') = '' or octet_length(send_signal.topic) > 200 or position('/' in send_signal.topic) > 0 then
+        raise exception 'send a signal to run %: the topic must be 1 to 200 bytes long, without "/"', send_signal.run using errcode = '22023';
+    elsif octet_length(send_signal.key) > 512 then
+        raise exception 'send signal % to run %: the key is % bytes long, the limit is 512', send_signal.topic, send_signal.run,
+            octet_length(send_signal.key) using errcode = '22023';
+    elsif octet_length(send_signal.payload::text) > 1048576 then
+        raise exception 'send signal % to run %: the payload is % bytes long, the limit is 1048576', send_signal.topic, send_signal.run,
+            octet_length(send_signal.payload::text) using errcode = '22023';
+    elsif {{schema}}.nested_deeper(send_signal.payload, 64) then
+        raise exception 'send signal % to run %: the payload is nested deeper than 64', send_signal.topic, send_signal.run
+            using errcode = '22023';
     end if;
-    select s.* into sent from {{schema}}.signal_run(send_signal.run, send_signal.topic,
+    perform send_signal.payload::jsonb; -- which refuses NUL, half a surrogate pair and the like
+    select s.* into sent from {{schema}}.send_outside(send_signal.run, send_signal.topic,
         coalesce(send_signal.payload, 'null'), send_signal.key, statement_timestamp()) s;
-    if sent.signal is null then
-        raise exception 'send signal % to run %: there is no such run, or it has ended', send_signal.topic, send_signal.run
-            using errcode = 'PQ003';
+    if sent."full" then
+        raise exception 'send signal % to run %: too many signals wait there to be received', send_signal.topic, send_signal.run
+            using errcode = 'PQ004', hint = 'The limit is 10000, or 8 MiB of them. Send it again once the run has received some.';
+    elsif sent.signal is null then
+        raise exception 'send signal % to run %: %', send_signal.topic, send_signal.run, coalesce((
+            select case when q.kind = 'workflow' then 'it has ended' else 'it is a job, not a run' end
+            from (
+                select a.queue_id from {{schema}}.archive a where a.id = send_signal.run
+                union all
+                select m.queue_id from {{schema}}.messages m where m.id = send_signal.run
+                union all
+                select d.queue_id from {{schema}}.delayed d where d.id = send_signal.run
+            ) p join {{schema}}.queues q on q.id = p.queue_id limit 1), 'there is no such run') using errcode = 'PQ003';
     end if;
     if sent.woken is not null then
         perform pg_notify('{{channel}}', sent.woken);
@@ -379,11 +478,35 @@ end $fn$;
 -- not at all. (worker, claim) is the lease that the run is held under: without
 -- it the call is an error, PQ001; for a step that is recorded already, PQ002.
 -- Until the transaction ends the lease can be renewed, and does not run out.
+-- version is the handler's, for a run that has none yet. It stands with the step
+-- until a settlement notes it in runs: the run's row there would be locked until
+-- the caller commits, and with it whoever wakes, cancels or settles the run.
+-- Returns what the run must do once the caller has committed: '', 'cancel' or
+-- 'pause', as a step's reply says.
 create function {{schema}}.complete_step(run bigint, worker bigint, claim bigint,
-    name text, occurrence bigint, "position" int, output json default null)
-returns void language plpgsql set enable_seqscan = off as $fn$
+    name text, occurrence bigint, "position" int, output json default null, version text default null)
+returns text language plpgsql set enable_seqscan = off as $fn$
 #variable_conflict use_column
+declare
+    halt text;
+    why  text;
 begin
+    -- What the daemon checks of the steps that it records; the output as well is to
+    -- be what every reader of it can keep.
+    why := case
+        when complete_step.run is null or complete_step.worker is null or complete_step.claim is null then 'the run or its lease is null'
+        when coalesce(complete_step.name, '') = '' then 'the name is empty'
+        when octet_length(complete_step.name) > 256 then format('the name is %s bytes long, the limit is 256', octet_length(complete_step.name))
+        when coalesce(complete_step.occurrence not between 0 and 2147483647, true) then 'the occurrence is negative, too large or null'
+        when coalesce(complete_step.position < 0, true) then 'the position is negative or null'
+        when octet_length(complete_step.output::text) > 16777216
+            then format('the output is %s bytes long, the limit is 16777216', octet_length(complete_step.output::text))
+        when {{schema}}.nested_deeper(complete_step.output, 500) then 'the output is nested deeper than 500' end;
+    if why is not null then
+        raise exception 'complete step %[%] of run %: %', left(complete_step.name, 256), complete_step.occurrence, complete_step.run, why
+            using errcode = '22023';
+    end if;
+    perform complete_step.output::jsonb; -- which refuses NUL and half a surrogate pair
     perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
         and complete_step.run = any(c.ids) for key share;
     if found then
@@ -394,14 +517,22 @@ begin
             complete_step.name, complete_step.occurrence, complete_step.run, complete_step.worker, complete_step.claim
             using errcode = 'PQ001', hint = 'Roll back: the run is somebody else''s now, who executes the step again.';
     end if;
-    insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at)
+    if octet_length(complete_step.version) > 128 then
+        raise exception 'complete step %[%] of run %: the version is % bytes long, the limit is 128',
+            complete_step.name, complete_step.occurrence, complete_step.run, octet_length(complete_step.version)
+            using errcode = '22023';
+    end if;
+    insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at, version)
     values (complete_step.run, complete_step.occurrence, 1, complete_step.position, 'step', complete_step.name, 'succeeded',
-        complete_step.output, transaction_timestamp(), clock_timestamp())
+        complete_step.output, transaction_timestamp(), clock_timestamp(), coalesce(complete_step.version, ''))
     on conflict (run_id, name, occurrence) do update set state = 'succeeded', output = excluded.output, error = null,
-        due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
+        version = excluded.version, due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
         where s.state in ('running', 'waiting');
     if not found then
         raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run
             using errcode = 'PQ002', hint = 'Roll back: its effects are in the database, and its result is the recorded one.';
     end if;
+    select case when r.cancelling then 'cancel' when r.paused then 'pause' end into halt
+    from {{schema}}.runs r where r.run_id = complete_step.run;
+    return coalesce(halt, '');
 end $fn$;

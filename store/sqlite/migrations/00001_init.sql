@@ -71,7 +71,8 @@ CREATE TABLE archive (
     state       TEXT    NOT NULL CHECK (state = 'done' OR state = 'dead' OR state = 'cancelled'),
     finished_at INTEGER NOT NULL,
     worker_id   INTEGER, -- the one that finished it
-    output      TEXT
+    output      TEXT,
+    failed      TEXT     -- of a run that a failed step has ended: the store.Places from which on a retry forgets its steps
 ) STRICT;
 -- Serves retention, counts and dead letters.
 CREATE INDEX archive_state ON archive (queue_id, state, finished_at);
@@ -127,6 +128,7 @@ CREATE TABLE runs (
     news       INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
     paused     INTEGER NOT NULL DEFAULT 0,
+    held_until INTEGER, -- until when it was to wait when it was paused
     -- What it waits for while it is delayed; NULL if it did not suspend itself,
     -- and then nothing but the time wakes it.
     wait_kind  TEXT,
@@ -157,15 +159,17 @@ CREATE INDEX steps_child ON steps (child_id) WHERE child_id IS NOT NULL;
 
 -- Messages to runs.
 CREATE TABLE signals (
-    id      INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id  INTEGER NOT NULL,
-    topic   TEXT    NOT NULL,
-    key     TEXT,
-    payload TEXT    NOT NULL,
-    sent_at INTEGER NOT NULL,
-    taken   INTEGER NOT NULL DEFAULT 0
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id           INTEGER NOT NULL,
+    topic            TEXT    NOT NULL,
+    key              TEXT,
+    payload          TEXT    NOT NULL,
+    sent_at          INTEGER NOT NULL,
+    taken_name       TEXT,   -- the step that received it
+    taken_occurrence INTEGER
 ) STRICT;
 CREATE INDEX signals_run ON signals (run_id);
+CREATE INDEX signals_open ON signals (run_id) WHERE NOT taken;
 CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
 
 -- What runs have published.

@@ -1,0 +1,170 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/store"
+)
+
+const (
+	// sqlRunsHeld says of the rows that sqlLockRuns would lock which somebody
+	// keeps locked, and which of the runs $9 were started by those.
+	sqlRunsHeld = runsWanted + `,
+kept as materialized (
+    select k.id from (
+        select array_agg(d.id) as ids, array_agg(d.queue_id) as queues from (select distinct w.id, w.queue_id from wanted w) d
+    ) a cross join lateral {{schema}}.runs_kept(a.ids, a.queues) k(id)
+)
+select k.id from kept k
+union
+select r.run_id from {{schema}}.runs r where r.run_id = any($9::bigint[]) and r.parent_id in (select k.id from kept k)`
+
+	// sqlMessagesHeld are those of the messages $1 that somebody keeps locked, as
+	// complete_step does until its transaction ends.
+	sqlMessagesHeld = `
+with free as materialized (
+    select m.id from {{schema}}.messages m where m.id = any($1::bigint[]) for update skip locked
+)
+select m.id from {{schema}}.messages m where m.id = any($1::bigint[]) and m.id not in (select f.id from free f)`
+)
+
+// settleWait is how long a settlement of runs waits for a row. Settlements and
+// signals hold one for milliseconds; an application's transaction, in which it
+// sends a signal or records a step, for as long as it likes.
+const settleWait = time.Second
+
+// runsSettleWait is settleWait as a part of the statement that plans a settlement.
+const runsSettleWait = `set_config('lock_timeout', '1000', true)`
+
+// settleOthers settles the items but for those whose rows somebody keeps
+// locked. Cause is the error that made it look for them; nil if some were held
+// when they were tried before, so that waiting for them again is in vain.
+func (s *Store) settleOthers(ctx context.Context, op string, t *settlement, flow bool, cause error) error {
+	held, err := s.heldUp(ctx, op, t)
+	if err != nil {
+		return err
+	}
+	if len(held) == 0 && cause != nil {
+		return cause // it was a lock of another kind
+	}
+	var rest []int
+	t.claims = nil
+	for _, i := range t.items {
+		o := &t.outcomes[i]
+		// All of one lease: a result goes with the steps before it, or after them.
+		if _, is := held[o.ID]; is {
+			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, is kept locked by another transaction, as pgqrs.send_signal does until the caller's ends; settle it again: %w",
+				o.ID, errors.Join(store.ErrUnavailable, errLocked))
+			continue
+		}
+		rest = append(rest, i)
+		t.claims = append(t.claims, o.Claim)
+	}
+	if t.holdings != nil {
+		t.holdings.hold(t, held)
+	}
+	t.items = rest
+	slices.Sort(t.claims)
+	t.claims = slices.Compact(t.claims)
+	if len(rest) == 0 {
+		return nil
+	}
+	return s.settleItems(ctx, op, t, flow)
+}
+
+// heldUp are the runs of a settlement that wait for a row which somebody keeps.
+func (s *Store) heldUp(ctx context.Context, op string, t *settlement) (map[int64]struct{}, error) {
+	with, ended, targets := t.concerned()
+	found := map[int64]struct{}{}
+	read := func(r pgx.Rows) error {
+		var id int64
+		_, err := pgx.ForEachRow(r, []any{&id}, func() error {
+			found[id] = struct{}{}
+			return nil
+		})
+		return err
+	}
+	// It is rolled back: what it locked, or made to lock it, is not wanted.
+	errLooked := errors.New("looked")
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+		b.add(sqlFlowPlan)
+		b.add(sqlRunsHeld, t.lockArgs(s.now(), with, ended, targets)...).Query(read)
+		b.add(sqlMessagesHeld, ended).Query(read)
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		return errLooked
+	})
+	if !errors.Is(err, errLooked) {
+		return nil, err
+	}
+	held := make(map[int64]struct{}, len(found))
+	for _, i := range t.items {
+		o := &t.outcomes[i]
+		_, is := found[o.ID]
+		for j := range o.Steps {
+			if send := o.Steps[j].Send; send != nil && !is {
+				_, is = found[send.Run]
+			}
+		}
+		if is {
+			held[o.ID] = struct{}{}
+		}
+	}
+	return held, nil
+}
+
+// concerned are the items that record something or must be locked, the runs
+// whose lease ends, and the runs that a signal goes to.
+func (t *settlement) concerned() (with []int, ended, targets []int64) {
+	ended, targets = []int64{}, []int64{}
+	for _, i := range t.items {
+		o := &t.outcomes[i]
+		if len(o.Steps) > 0 || mustLock(o) {
+			with = append(with, i)
+		}
+		if o.Kind != store.OutcomeStep {
+			ended = append(ended, o.ID)
+		}
+		for j := range o.Steps {
+			if send := o.Steps[j].Send; send != nil {
+				targets = append(targets, send.Run)
+			}
+		}
+	}
+	return with, ended, targets
+}
+
+// hold notes which of a settlement's leases are held up, and which are no more.
+func (h *holdings) hold(t *settlement, held map[int64]struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, i := range t.items {
+		o := &t.outcomes[i]
+		if _, is := held[o.ID]; is {
+			h.held[o.Lease] = struct{}{}
+		} else {
+			delete(h.held, o.Lease)
+		}
+	}
+}
+
+// holdsUp reports whether some of a settlement's leases were held up when they
+// were tried before.
+func (h *holdings) holdsUp(t *settlement) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.held) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(t.items, func(i int) bool {
+		_, is := h.held[t.outcomes[i].Lease]
+		return is
+	})
+}

@@ -13,6 +13,7 @@ import (
 // A run whose calls nobody answers ends when its time is over or it is
 // cancelled, or its process would be ended with all its other jobs.
 func TestUnansweredCalls(t *testing.T) {
+	t.Parallel()
 	branches := func(n int) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {
 			g := handlers.NewGroup(ctx)

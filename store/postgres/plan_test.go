@@ -41,7 +41,7 @@ var hotPlans = []struct {
 		[]string{"using steps_pkey", "using signals_", "using runs_pkey", "using runs_key", "using archive_pkey"}},
 	{"take signals", sqlSettlePlan, sqlSignalsTake, `'{1}','{a}','{0}'`, []string{"using signals_pkey"}},
 	{"load steps", sqlLoadPlan, sqlLoadSteps, `null,'{1}'`, []string{"using steps_pkey"}},
-	{"load signals", sqlLoadPlan, sqlLoadSignals, `'{1}'`, []string{"using signals_run"}},
+	{"load signals", sqlLoadPlan, sqlLoadSignals, `'{1}'`, []string{"using signals_open"}},
 	{"load runs", sqlLoadPlan, sqlLoadRuns, `'{1}'`, []string{"using runs_pkey"}},
 	{"promote", sqlPromotePlan, sqlPromote, `null,10,null`, []string{"using delayed_due", "using delayed_pkey"}},
 	{"next due", sqlPromotePlan, sqlNextDue, `null,null`, []string{"using delayed_due"}},

@@ -27,7 +27,7 @@ func liveRun(q querier, id int64) (runPlace, error) {
 }
 
 const (
-	sqlOpenSignals  = `SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM signals WHERE run_id = ?1 AND NOT taken`
+	sqlOpenSignals  = `SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM signals WHERE run_id = ?1 AND taken_name IS NULL`
 	sqlFindSignal   = `SELECT id FROM signals WHERE run_id = ?1 AND key = ?2`
 	sqlInsertSignal = `INSERT INTO signals (run_id, topic, key, payload, sent_at) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id`
 )

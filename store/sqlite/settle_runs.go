@@ -157,7 +157,7 @@ func (w *runWork) loadSignals(t *tx, ids idList) error {
 // sqlFullRuns finds those runs that have as many signals that no step has taken
 // as they may have.
 const sqlFullRuns = `
-SELECT sg.run_id FROM signals sg WHERE sg.run_id IN (SELECT value FROM json_each(?1)) AND NOT sg.taken
+SELECT sg.run_id FROM signals sg WHERE sg.run_id IN (SELECT value FROM json_each(?1)) AND sg.taken_name IS NULL
 GROUP BY sg.run_id HAVING count(*) >= ?2 OR sum(octet_length(sg.payload)) > ?3`
 
 func (w *runWork) loadTargets(t *tx, ids []int64) error {

@@ -119,7 +119,7 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 		"sqlDue", "sqlNextDue", "sqlPromote", "sqlExpired", "sqlOldestReady", "sqlSampleReady", "sqlSampleDelayed",
 		"sqlSampleArchived", "sqlGetMessage", "sqlRecordSteps", "sqlAcquireStep", "sqlAnyRun", "sqlLeasedRuns", "sqlRunPlaces",
 		"sqlStepStates", "sqlSignalPlaces", "sqlTouchRuns", "sqlSetEvents", "sqlTakeSignals", "sqlEndChildSteps", "sqlAddNews",
-		"sqlWakeable", "sqlReadyDelayed", "sqlLoadRuns", "sqlLoadSteps", "sqlLoadSignals", "sqlChildren", "sqlCountUntilWoken",
+		"sqlWakeable", "sqlReadyDelayed", "sqlLoadRuns", "sqlLoadSteps", "sqlLoadSignals", "sqlOpenSignals", "sqlFullRuns", "sqlChildren", "sqlCountUntilWoken",
 		"sqlDeleteSignalRuns", "sqlDeleteEventRuns",
 	} {
 		query, found := constants[name]

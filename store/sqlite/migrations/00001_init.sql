@@ -169,7 +169,7 @@ CREATE TABLE signals (
     taken_occurrence INTEGER
 ) STRICT;
 CREATE INDEX signals_run ON signals (run_id);
-CREATE INDEX signals_open ON signals (run_id) WHERE NOT taken;
+CREATE INDEX signals_open ON signals (run_id) WHERE taken_name IS NULL;
 CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
 
 -- What runs have published.

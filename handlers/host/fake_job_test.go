@@ -135,6 +135,7 @@ func (f *fake) callSteps(j *handlerpb.Job, r *handlerpb.Result, do, arg string) 
 		}
 		f.write(&handlerpb.HandlerFrame{StepCalls: []*handlerpb.StepCall{c}})
 	}
+	f.log(fmt.Sprintf("%d calls of job %d are out", n, j.Id))
 	for range max(n, 1) {
 		reply := <-replies
 		r.Output = []byte(reply.Halt)

@@ -80,6 +80,8 @@ func TestStepCallsThatCannotBeTakenAreAnswered(t *testing.T) {
 		}
 	}
 	send(t, lane, jobOf(9, fmt.Sprintf("calls:%d", maxOpenCalls+1)))
+	// A reply before the last call has come would make room for it.
+	untilTrue(t, "all calls", func() bool { return len(r.log.lines(fmt.Sprintf("%d calls of job 9 are out", maxOpenCalls+1))) == 1 })
 	calls := sink.untilCalls(maxOpenCalls)
 	replies := make([]Reply, len(calls))
 	for i, c := range calls {

@@ -155,6 +155,11 @@ func (q *queue) counted() {
 	unsettled := q.unsettled()
 	q.m.inFlight.Set(float64(len(q.jobs)))
 	q.m.unsettled.Set(float64(unsettled))
+	// Steps that are recorded make room of this kind alone.
+	if q.crammed && !q.full() {
+		q.crammed = false
+		q.room.raise()
+	}
 	if len(q.jobs) == 0 || unsettled == 0 {
 		q.d.progress.raise()
 	}
@@ -166,6 +171,10 @@ func (q *queue) left() (jobs, results int) {
 	defer q.mu.Unlock()
 	return len(q.jobs), q.unsettled()
 }
+
+// full reports whether so much waits to be recorded that no more is to be
+// leased. It wants the lock.
+func (q *queue) full() bool { return q.bytes > maxUnsettledBytes || q.unsettled() >= maxUnsettled }
 
 // unsettled counts the results not yet recorded. It wants the lock.
 func (q *queue) unsettled() int { return len(q.results) + q.settling + q.putOff }

@@ -51,6 +51,7 @@ type queue struct {
 	size      float64   // moving mean of the payloads
 	results   []entry   // wait to be recorded
 	bytes     int       // of results
+	crammed   bool      // the lease loop found too many results unsettled
 	settling  int       // results that the settle loop has in hand
 	putOff    int       // results that are tried again in a moment
 	heldSaid  time.Time // when it was said that there are such
@@ -124,12 +125,12 @@ func (q *queue) leaseLoop(ctx context.Context) error {
 func (q *queue) want(room int, now time.Time) (n int, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	unsettled := q.unsettled()
-	if !q.mayLease() || room == 0 || q.bytes > maxUnsettledBytes {
+	q.crammed = q.full()
+	if !q.mayLease() || room == 0 || q.crammed {
 		return 0, 0
 	}
 	most := q.cfg.Concurrency + q.pace.prefetch(now, q.cfg.Concurrency)
-	n = min(room, most-len(q.jobs), maxUnsettled-unsettled)
+	n = min(room, most-len(q.jobs), maxUnsettled-q.unsettled())
 	if q.size > 0 {
 		least := 0
 		if len(q.jobs) == 0 {

@@ -90,6 +90,30 @@ func TestWant(t *testing.T) {
 		q.Results(finished(q.leased(maxUnsettled, 10, now), time.Minute))
 		expect(t, q, lots, now, 0)
 	})
+	t.Run("again once steps that filled all room are recorded", func(t *testing.T) {
+		q := bookkeeping(t, 100)
+		jobs := q.leased(1, 10, now)
+		big := &handlerpb.Step{Name: "big", Output: make([]byte, maxUnsettledBytes)}
+		q.Steps("", []*handlerpb.StepCall{{Number: 1, Id: jobs[0].GetId(), Claim: jobs[0].GetClaim(), Steps: []*handlerpb.Step{big}}})
+		expect(t, q, lots, now, 0)
+		batch, _ := q.take(nil, nil, maxSettle)
+		select {
+		case <-q.room:
+			t.Fatal("there is room while the step waits to be recorded")
+		default:
+		}
+		q.mu.Lock()
+		q.recordedCall(&tally{}, batch[0], store.Settled{}, &handlerpb.StepReply{})
+		q.settling -= len(batch)
+		q.counted()
+		q.mu.Unlock()
+		select {
+		case <-q.room:
+		default:
+			t.Error("nothing says that there is room")
+		}
+		expect(t, q, lots, now.Add(time.Hour), 99)
+	})
 	t.Run("large payloads are held in small numbers", func(t *testing.T) {
 		q := bookkeeping(t, 1000)
 		const size = 4 << 20

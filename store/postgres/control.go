@@ -140,7 +140,12 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 	var woken *string
 	var full bool
 	args := []any{t.s.now(), sig.Run, sig.Topic, orNull(sig.Payload), sig.Key}
-	if err := t.s.row(ctx, op, sqlSignalRun, args, &id, &created, &woken, &full); err != nil {
+	if err := t.s.steer(ctx, op, func() error {
+		b := t.s.batch()
+		b.add(sqlLockLimit, milliseconds(steerWait))
+		b.add(sqlSignalRun, args...).QueryRow(func(r pgx.Row) error { return r.Scan(&id, &created, &woken, &full) })
+		return b.send(ctx, op)
+	}); err != nil {
 		return 0, false, err
 	}
 	if id == nil {
@@ -193,15 +198,18 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 			return "", t.s.fail(ctx, op, store.RunEnded(p.status()))
 		}
 		var woken []string
-		b := t.s.batch()
-		b.add(sqlLockLimit, milliseconds(reclaimWait))
-		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
-		b.add(sqlLockHolder, p.queueID, id)
-		b.add(sqlLockParent, id)
-		b.add(sqlRunCancelling, id)
-		b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "")
-		b.addEndChildren([]int64{id}, &woken)
-		if err := b.send(ctx, op); err != nil {
+		if err := t.s.steer(ctx, op, func() error {
+			woken = nil
+			b := t.s.batch()
+			b.add(sqlLockLimit, milliseconds(steerWait))
+			b.add(sqlClaimLock, t.s.claimLock, p.queueID)
+			b.add(sqlLockHolder, p.queueID, id)
+			b.add(sqlLockParent, id)
+			b.add(sqlRunCancelling, id)
+			b.add(sqlRemoveToArchive, []int64{id}, []int32{p.queueID}, t.s.now(), store.Cancelled, "")
+			b.addEndChildren([]int64{id}, &woken)
+			return b.send(ctx, op)
+		}); err != nil {
 			return "", err
 		}
 		t.s.notifier.add(woken...)
@@ -223,13 +231,15 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 		case p.paused && p.state != store.Ready:
 			return nil
 		}
-		b := t.s.batch()
-		b.add(sqlLockLimit, milliseconds(reclaimWait))
-		b.add(sqlClaimLock, t.s.claimLock, p.queueID)
-		b.add(sqlRunPause, id)
-		b.add(sqlRunHold, id, p.queueID)
-		b.add(sqlForgetGone, []int64{id}) // it may have ended and been removed since it was looked for
-		if err := b.send(ctx, op); err != nil {
+		if err := t.s.steer(ctx, op, func() error {
+			b := t.s.batch()
+			b.add(sqlLockLimit, milliseconds(steerWait))
+			b.add(sqlClaimLock, t.s.claimLock, p.queueID)
+			b.add(sqlRunPause, id)
+			b.add(sqlRunHold, id, p.queueID)
+			b.add(sqlForgetGone, []int64{id}) // it may have ended and been removed since it was looked for
+			return b.send(ctx, op)
+		}); err != nil {
 			return err
 		}
 		// It may have become due meanwhile.
@@ -244,9 +254,18 @@ func (t workflows) Resume(ctx context.Context, id int64) error {
 	if err != nil {
 		return err
 	}
-	err = t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+	err = t.s.steer(ctx, op, func() error { return t.resume(ctx, op, id) })
+	if err == nil {
+		t.s.notifier.add(p.queue)
+	}
+	return err
+}
+
+func (t workflows) resume(ctx context.Context, op string, id int64) error {
+	return t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		var resumed, waits bool
 		var until *time.Time
+		b.add(sqlLockLimit, milliseconds(steerWait))
 		b.add(sqlRunResume, id).Query(func(r pgx.Rows) error {
 			_, err := pgx.ForEachRow(r, []any{&waits, &until}, func() error {
 				resumed = true
@@ -261,10 +280,6 @@ func (t workflows) Resume(ctx context.Context, id int64) error {
 		b.add(sqlRunReady, t.s.now(), id, waits, until)
 		return b.sendIn(ctx, tx)
 	})
-	if err == nil {
-		t.s.notifier.add(p.queue)
-	}
-	return err
 }
 
 // Signals lists a run's signals.

@@ -65,6 +65,7 @@ type Store struct {
 	end        context.CancelFunc
 	background group
 	probes     chan struct{} // holds one for each under way
+	steering   chan struct{} // the same of calls on runs
 	closed     atomic.Bool
 	texts      sync.Map // SQL constant -> text with the schema's name
 	holding    sync.Map // worker id -> *holdings of a Consumer of this store
@@ -115,6 +116,7 @@ func newStore(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, s.fail(ctx, "open postgres", err)
 	}
 	s.probes = make(chan struct{}, maxProbes)
+	s.steering = make(chan struct{}, cfg.PoolSize/2)
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.notifier = newNotifier(s)
 	return s, nil

@@ -138,6 +138,9 @@ func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
 	var left error
 	if m.mayReclaim(time.Now()) {
 		back, err := admin.Reclaim(ctx, m.d.cfg.WorkerTimeout)
+		if back.Workers > 0 {
+			m.d.log.Warn("dead workers' messages were taken back", "workers", back.Workers, "ready", back.Ready, "dead", back.Dead)
+		}
 		if m.d.database.noteRead(err) != nil {
 			left = fmt.Errorf("reclaim dead workers: %w", err)
 			if !errors.Is(err, store.ErrUnavailable) {
@@ -145,16 +148,13 @@ func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
 			}
 			// A row that somebody keeps locked is no reason to leave the leases.
 		}
-		if back.Workers > 0 {
-			m.d.log.Warn("dead workers' messages were taken back", "workers", back.Workers, "ready", back.Ready, "dead", back.Dead)
-		}
 	}
 	back, err := admin.GiveBack(ctx)
-	if m.d.database.noteRead(err) != nil {
-		return fmt.Errorf("give back run-out leases: %w", err)
-	}
 	if back.Ready+back.Dead > 0 {
 		m.d.log.Info("run-out leases were given back", "ready", back.Ready, "dead", back.Dead)
+	}
+	if m.d.database.noteRead(err) != nil {
+		return fmt.Errorf("give back run-out leases: %w", err)
 	}
 	return left
 }

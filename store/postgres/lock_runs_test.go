@@ -388,3 +388,44 @@ select id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, p
 		t.Errorf("%d runs are woken, %v; want one", n, err)
 	}
 }
+
+// The retention and a purge leave an ended run whose parent's row somebody
+// keeps, and no other.
+func TestALockedPurgeHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for name, purge := range map[string]struct {
+		do  func(ctx context.Context, s *Store, a store.Admin) (int64, error)
+		err error // while one is left
+	}{
+		"retention": {do: func(ctx context.Context, s *Store, a store.Admin) (int64, error) { return a.PurgeExpired(ctx, 10) }},
+		"purge": {
+			do: func(ctx context.Context, s *Store, a store.Admin) (int64, error) {
+				return s.Archive().Purge(ctx, "q", 0)
+			},
+			err: store.ErrUnavailable,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := installed(t, "q", store.QueuePolicy{Kind: store.WorkflowQueue, MaxAttempts: 1, Retention: time.Microsecond})
+			admin, err := s.Admin(t.Context(), store.WorkerOptions{Name: "admin"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := newConsumer(t, s, "q")
+			parent, child := startedChild(t, s, c, "q")
+			settle1(t, c, store.Outcome{Lease: child, Kind: store.OutcomeDone})
+			startRun(t, s, "q")
+			lease1(t, c) // the parent, which has heard of it
+			settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeDone})
+			tx := begun(t, s, sendSignal, parent, nil)
+			if n, err := purge.do(t.Context(), s, admin); n != 1 || !errors.Is(err, purge.err) {
+				t.Errorf("%d are purged, %v; want one, and %v", n, err, purge.err)
+			}
+			commit(t, tx)
+			if n, err := purge.do(t.Context(), s, admin); n != 1 || err != nil {
+				t.Errorf("%d are purged, %v; want the one that was left", n, err)
+			}
+		})
+	}
+}

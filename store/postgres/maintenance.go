@@ -267,7 +267,11 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	return a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
+	n, err := a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
+	if n > 0 && errors.Is(err, errLocked) {
+		return n, nil // the rest are found again
+	}
+	return n, err
 }
 
 // Lead makes this worker the leader.

@@ -135,23 +135,28 @@ func (m *maintenance) election(ctx context.Context, admin store.Admin, now time.
 
 // rescue takes back what dead workers and run-out leases hold.
 func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
+	var left error
 	if m.mayReclaim(time.Now()) {
 		back, err := admin.Reclaim(ctx, m.d.cfg.WorkerTimeout)
-		if m.d.database.noteRead(err) != nil {
-			return fmt.Errorf("reclaim dead workers: %w", err)
-		}
 		if back.Workers > 0 {
 			m.d.log.Warn("dead workers' messages were taken back", "workers", back.Workers, "ready", back.Ready, "dead", back.Dead)
 		}
+		if m.d.database.noteRead(err) != nil {
+			left = fmt.Errorf("reclaim dead workers: %w", err)
+			if !errors.Is(err, store.ErrUnavailable) {
+				return left
+			}
+			// A row that somebody keeps locked is no reason to leave the leases.
+		}
 	}
 	back, err := admin.GiveBack(ctx)
-	if m.d.database.noteRead(err) != nil {
-		return fmt.Errorf("give back run-out leases: %w", err)
-	}
 	if back.Ready+back.Dead > 0 {
 		m.d.log.Info("run-out leases were given back", "ready", back.Ready, "dead", back.Dead)
 	}
-	return nil
+	if m.d.database.noteRead(err) != nil {
+		return fmt.Errorf("give back run-out leases: %w", err)
+	}
+	return left
 }
 
 // mayReclaim keeps the living from being taken for dead. After the database was

@@ -57,7 +57,13 @@ func (w *workers) reclaimSlot(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, admin.Close(ctx)) }()
 	back, err := admin.ReclaimSlot(ctx, w.opts.Slot)
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrUnavailable):
+		// Somebody keeps a row locked, for as long as he likes. What could not be
+		// taken back now has no heartbeat any more, so that the maintenance does it.
+		// If it is the database that is away, registering fails next.
+		w.d.log.Warn("not all that an earlier daemon held here could be taken back; the maintenance does it later", "slot", w.opts.Name, "error", err)
+	case err != nil:
 		return fmt.Errorf("take back what an earlier daemon in slot %s held: %w", w.opts.Name, err)
 	}
 	if back.Workers > 0 {

@@ -163,7 +163,9 @@ type Admin interface {
 	ReleaseWorker(ctx context.Context, id int64) (int64, error)
 
 	// Reclaim declares stopped every worker without a heartbeat for maxAge and
-	// gives its messages back; started ones lose an attempt.
+	// gives its messages back; started ones lose an attempt. Workers that need a
+	// row which another transaction keeps locked are left as they are: it returns
+	// ErrUnavailable with the count of the others. So do ReclaimSlot and GiveBack.
 	Reclaim(ctx context.Context, maxAge time.Duration) (GivenBack, error)
 	// ReclaimSlot does the same at once for every worker registered under the
 	// slot, whose lock the caller holds, before it registers its own. No slot

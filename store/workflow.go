@@ -65,7 +65,8 @@ type Workflows interface {
 	Steps(ctx context.Context, run int64) ([]StepRecord, error)
 	// WakeStranded makes ready at most limit runs of a workflow that wait for a
 	// handler of one of these versions, or of any version if there are none, and
-	// returns how many they were. Those that are paused stay as they are.
+	// returns how many they were, with those that somebody else moved meanwhile:
+	// fewer than limit are all. Those that are paused stay as they are.
 	WakeStranded(ctx context.Context, workflow string, versions []string, limit int) (int64, error)
 	// Load returns what leased runs carry on from, in the order of ids; a run
 	// that nothing is recorded of has the zero state with its id. It is a constant

@@ -174,24 +174,52 @@ func (s *Store) purge(ctx context.Context, op string, queueID int64, olderThan t
 }
 
 // purgeArchived removes the archived messages that a statement finds, with what
-// hangs on them.
+// hangs on them. Where somebody keeps a row locked it removes the others, and
+// says so.
 func (s *Store) purgeArchived(ctx context.Context, op, text string, args ...any) (int64, error) {
-	var n int64
-	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
-		var ids []int64
+	found, n, locked := s.purgeBut(ctx, op, nil, text, args...)
+	if !errors.Is(locked, errLocked) {
+		return n, locked
+	}
+	var kept []int64
+	if err := s.look(ctx, op, func(b *batch) {
+		b.add(sqlForgottenKept, found).Query(func(r pgx.Rows) (err error) {
+			kept, err = pgx.CollectRows(r, pgx.RowTo[int64])
+			return err
+		})
+	}); err != nil {
+		return 0, err
+	}
+	if len(kept) == 0 {
+		return 0, locked // it was a lock of another kind, or is no more
+	}
+	_, n, err := s.purgeBut(ctx, op, kept, text, args...)
+	if err != nil {
+		return 0, err
+	}
+	return n, locked
+}
+
+// purgeBut is purgeArchived of those that are not kept. It also returns which
+// it tried to remove.
+func (s *Store) purgeBut(ctx context.Context, op string, kept []int64, text string, args ...any) (ids []int64, n int64, err error) {
+	err = s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		b.add(sqlLockLimit, milliseconds(reclaimWait))
 		b.add(text, args...).Query(func(r pgx.Rows) (err error) {
 			ids, err = pgx.CollectRows(r, pgx.RowTo[int64])
 			return err
 		})
-		if err := b.sendIn(ctx, tx); err != nil || len(ids) == 0 {
+		if err := b.sendIn(ctx, tx); err != nil {
 			return err
+		}
+		if ids = without(ids, kept); len(ids) == 0 {
+			return nil
 		}
 		b = s.batch()
 		b.addArchiveDelete(ids, &n)
 		return b.sendIn(ctx, tx)
 	})
-	return n, err
+	return ids, n, err
 }
 
 // addArchiveDelete queues the removal of archived messages, and counts them.

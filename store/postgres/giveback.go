@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,13 +11,15 @@ import (
 )
 
 const (
-	// sqlTakeRunOut drops the queue's claims that ran out. Those that somebody
-	// is settling or renewing right now are left to him.
+	// sqlTakeRunOut drops the queue's claims that ran out, but for the claims $4
+	// of the workers $3. Those that somebody is settling or renewing right now
+	// are left to him.
 	sqlTakeRunOut = `
 with t as materialized (
     select c.worker_id, c.claim
     from {{schema}}.workers w join {{schema}}.claims c on c.worker_id = w.id
     where w.queue_id = $2 and w.state <> 'stopped' and c.expires_at <= {{now}}
+        and not exists (select from unnest($3::bigint[], $4::bigint[]) k(worker_id, claim) where k.worker_id = c.worker_id and k.claim = c.claim)
     order by c.worker_id, c.claim
     for update of c skip locked
 )
@@ -61,11 +64,36 @@ kept as (
 )
 select count(*) filter (where not cancelling) from dead`
 
-	// sqlLockParents locks the rows of the runs that started these.
+	// sqlLockParents locks the rows of the runs that started those of these that
+	// die when an attempt has failed: only these runs hear of it.
 	sqlLockParents = `
 select p.run_id from {{schema}}.runs p where p.run_id in (
-    select r.parent_id from {{schema}}.runs r where r.run_id = any($1::bigint[]) and r.parent_id is not null
+    select r.parent_id from {{schema}}.messages m join {{schema}}.queues q on q.id = m.queue_id join {{schema}}.runs r on r.run_id = m.id
+    where m.id = any($1::bigint[]) and m.attempts + 1 >= q.max_attempts and r.parent_id is not null
 ) order by p.run_id for no key update`
+
+	// sqlRunOutKept are the queue's claims that ran out which cannot be given
+	// back: sqlLockParents would wait for a row that somebody keeps locked.
+	sqlRunOutKept = claimsKeptOf + `c.queue_id = $2 and c.expires_at <= {{now}}` + claimsKept
+
+	// sqlWorkersKept are such claims of workers.
+	sqlWorkersKept = claimsKeptOf + `c.worker_id = any($1::bigint[])` + claimsKept
+
+	claimsKeptOf = `
+with dying as materialized (
+    select c.worker_id, c.claim, p.run_id, p.queue_id
+    from {{schema}}.claims c cross join lateral unnest(c.started) s(id)
+    join {{schema}}.messages m on m.id = s.id join {{schema}}.queues q on q.id = m.queue_id
+    join {{schema}}.runs r on r.run_id = m.id join {{schema}}.runs p on p.run_id = r.parent_id
+    where m.attempts + 1 >= q.max_attempts and `
+	claimsKept = `
+),
+kept as materialized (
+    select k.id from (
+        select array_agg(d.run_id) as ids, array_agg(d.queue_id) as queues from (select distinct d.run_id, d.queue_id from dying d) d
+    ) a cross join lateral {{schema}}.runs_kept(a.ids, a.queues) k(id)
+)
+select distinct d.worker_id, d.claim from dying d where d.run_id in (select k.id from kept k)`
 
 	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
 )
@@ -102,15 +130,56 @@ func (t *taken) read(r pgx.Rows) error {
 	return err
 }
 
-// giveBack gives back the messages of the queue's claims that ran out.
+// claims are some workers' claims.
+type claims struct{ workers, claims []int64 }
+
+// keptClaims are the claims that a statement finds, which is sqlRunOutKept or
+// sqlWorkersKept.
+func (s *Store) keptClaims(ctx context.Context, op, text string, args ...any) (claims, error) {
+	kept := claims{[]int64{}, []int64{}}
+	err := s.look(ctx, op, func(b *batch) {
+		b.add(sqlPromotePlan)
+		b.add(text, args...).Query(func(r pgx.Rows) error {
+			var worker, claim int64
+			_, err := pgx.ForEachRow(r, []any{&worker, &claim}, func() error {
+				kept.workers = append(kept.workers, worker)
+				kept.claims = append(kept.claims, claim)
+				return nil
+			})
+			return err
+		})
+	})
+	return kept, err
+}
+
+// giveBack gives back the messages of the queue's claims that ran out. Where
+// somebody keeps a row locked it gives back the others, and says so.
 func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue string) (store.GivenBack, error) {
+	n, locked := s.giveBackBut(ctx, op, queueID, queue, claims{[]int64{}, []int64{}})
+	if !errors.Is(locked, errLocked) {
+		return n, locked
+	}
+	kept, err := s.keptClaims(ctx, op, sqlRunOutKept, s.now(), queueID)
+	if err != nil {
+		return n, err
+	}
+	if len(kept.claims) == 0 {
+		return n, locked // it was a lock of another kind, or is no more
+	}
+	if n, err = s.giveBackBut(ctx, op, queueID, queue, kept); err != nil {
+		return n, err
+	}
+	return n, locked
+}
+
+// giveBackBut gives back all but these.
+func (s *Store) giveBackBut(ctx context.Context, op string, queueID int32, queue string, but claims) (store.GivenBack, error) {
 	var n store.GivenBack
 	var t taken
 	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
 		b.add(sqlClaimLock, s.claimLock, queueID)
-		b.add(sqlLockLimit, milliseconds(giveBackWait))
-		b.add(sqlTakeRunOut, now, queueID).Query(t.read)
+		b.add(sqlTakeRunOut, now, queueID, but.workers, but.claims).Query(t.read)
 		if err := b.sendIn(ctx, tx); err != nil {
 			return err
 		}
@@ -137,6 +206,7 @@ func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *t
 	}
 	b := s.batch()
 	if len(t.started) > 0 {
+		b.add(sqlLockLimit, milliseconds(giveBackWait))
 		b.add(sqlLockParents, t.started)
 		b.add(sqlFailStarted, now, t.started, t.startedWorkers, reason).
 			QueryRow(func(r pgx.Row) error { return r.Scan(&n.Dead) })

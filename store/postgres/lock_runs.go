@@ -16,7 +16,21 @@ order by r.run_id for no key update`
 	// and sqlForgetGone forgets it.
 	sqlLockForgotten = `
 insert into {{schema}}.runs as r (run_id, queue_id)
-select w.id, w.queue_id from (
+select w.id, w.queue_id from (` + forgotten + `) w order by w.id` + lockAlone
+
+	// sqlForgottenKept are those of the messages $1 that sqlLockForgotten waits
+	// for: somebody keeps their row locked, or that of the run that started them.
+	sqlForgottenKept = `
+with kept as materialized (
+    select k.id from (select array_agg(w.id) as ids, array_agg(w.queue_id) as queues from (` + forgotten + `) w) a
+    cross join lateral {{schema}}.runs_kept(a.ids, a.queues) k(id)
+)
+select k.id from kept k
+union
+select r.run_id from {{schema}}.runs r where r.run_id = any($1::bigint[]) and r.parent_id in (select k.id from kept k)`
+
+	// forgotten is which rows those are.
+	forgotten = `
     select p.id, p.queue_id from (
         select m.id, m.queue_id from {{schema}}.messages m where m.id = any($1::bigint[])
         union all
@@ -25,8 +39,7 @@ select w.id, w.queue_id from (
         select a.id, a.queue_id from {{schema}}.archive a where a.id = any($1::bigint[])
     ) p where p.queue_id in (select q.id from {{schema}}.queues q where q.kind = 'workflow')
     union
-    select k.run_id, k.queue_id from {{schema}}.runs k where k.run_id in (` + runsAndParents + `)
-) w order by w.id` + lockAlone
+    select k.run_id, k.queue_id from {{schema}}.runs k where k.run_id in (` + runsAndParents + `)`
 
 	// sqlLockQueueRuns is sqlLockForgotten for all that a queue has.
 	sqlLockQueueRuns = `

@@ -271,30 +271,161 @@ func TestRemovalsLockInOrder(t *testing.T) {
 }
 
 // A lease that has run out, and that cannot be given back because somebody keeps
+// startedChild is a run, and the lease of one that it started and waits for, whose
+// attempt has begun.
+func startedChild(t *testing.T, s *Store, c store.Consumer, queue string) (parent int64, child store.Lease) {
+	t.Helper()
+	parent = startRun(t, s, queue)
+	waitFor(t, c, lease1(t, c), store.WaitChild, 0, store.StepResult{StepKey: key("child"), Kind: store.StepChild,
+		State: store.StepWaiting, Delay: -1, Child: &store.NewRun{Workflow: queue}})
+	child = lease1(t, c).Lease
+	if errs, err := c.Started(t.Context(), child); errors.Join(append(errs, err)...) != nil {
+		t.Fatal(errs, err)
+	}
+	return parent, child
+}
+
+// runOut lets leases run out.
+func runOut(t *testing.T, c store.Consumer, leases ...store.Lease) {
+	t.Helper()
+	if errs, err := c.Extend(t.Context(), time.Microsecond, leases...); errors.Join(append(errs, err)...) != nil {
+		t.Fatal(errs, err)
+	}
+}
+
 // the row of the run that started it, keeps no other message from being leased.
 func TestALockedGiveBackHoldsUpNoClaim(t *testing.T) {
 	t.Parallel()
-	s, _ := flow(t, "q")
+	s, _ := installed(t, "q", store.QueuePolicy{Kind: store.WorkflowQueue, MaxAttempts: 1})
 	c := newConsumer(t, s, "q")
-	parent := startRun(t, s, "q")
-	waitFor(t, c, lease1(t, c), store.WaitChild, 0, store.StepResult{StepKey: key("child"), Kind: store.StepChild,
-		State: store.StepWaiting, Delay: -1, Child: &store.NewRun{Workflow: "q"}})
-	child := lease1(t, c)
-	if errs, err := c.Started(t.Context(), child.Lease); errors.Join(append(errs, err)...) != nil {
-		t.Fatal(errs, err)
-	}
-	if errs, err := c.Extend(t.Context(), time.Microsecond, child.Lease); errors.Join(append(errs, err)...) != nil {
-		t.Fatal(errs, err)
-	}
-	tx := begun(t, s, sendSignal, parent, nil)
+	parent, child := startedChild(t, s, c, "q")
 	other := startRun(t, s, "q")
+	beside := lease1(t, c)
+	runOut(t, c, child, beside.Lease)
+	tx := begun(t, s, sendSignal, parent, nil)
+	// Also the lease beside it, which ran out, goes back.
 	if got := lease1(t, c); got.ID != other {
 		t.Errorf("run %d is leased, want %d", got.ID, other)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if got := lease1(t, c); got.ID != parent {
+		t.Errorf("run %d is leased, want %d, which hears that run %d died", got.ID, parent, child.ID)
+	}
+}
+
+// A run whose attempts are not used up goes back without the one that started it.
+func TestAGiveBackNeedsNoParentOfWhatGoesOn(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	parent, child := startedChild(t, s, c, "q")
+	runOut(t, c, child)
+	begun(t, s, sendSignal, parent, nil)
 	if got := lease1(t, c); got.ID != child.ID || got.Attempt != 2 {
 		t.Errorf("run %d is leased in attempt %d, want %d in its second", got.ID, got.Attempt, child.ID)
+	}
+}
+
+// A reclaim and a give-back of all queues leave what needs a row that somebody
+// keeps, and no other, and say so.
+func TestALockedReclaimHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	s, _ := installed(t, "q", store.QueuePolicy{Kind: store.WorkflowQueue, MaxAttempts: 1})
+	admin, err := s.Admin(t.Context(), store.WorkerOptions{Name: "admin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	died := func() store.Consumer {
+		c, err := s.Consumer(t.Context(), "q", store.WorkerOptions{Name: "died", Slot: "s"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	heldUp, c, ranOut := died(), died(), newConsumer(t, s, "q")
+	parent, child := startedChild(t, s, heldUp, "q")
+	startRun(t, s, "q")
+	startRun(t, s, "q")
+	lease1(t, c)
+	runOut(t, ranOut, lease1(t, ranOut).Lease)
+	runOut(t, heldUp, child)
+	tx := begun(t, s, sendSignal, parent, nil)
+
+	if n, err := admin.GiveBack(t.Context()); !errors.Is(err, store.ErrUnavailable) || n != (store.GivenBack{Ready: 1}) {
+		t.Errorf("gave back %+v, %v; want one lease, and %v", n, err, store.ErrUnavailable)
+	}
+	if n, err := admin.ReclaimSlot(t.Context(), "s"); !errors.Is(err, store.ErrUnavailable) || n != (store.GivenBack{Workers: 1, Ready: 1}) {
+		t.Errorf("reclaimed %+v, %v; want one worker, and %v", n, err, store.ErrUnavailable)
+	}
+	commit(t, tx)
+	if n, err := admin.ReclaimSlot(t.Context(), "s"); err != nil || n != (store.GivenBack{Workers: 1, Dead: 1}) {
+		t.Errorf("reclaimed %+v, %v; want the other worker", n, err)
+	}
+}
+
+// Runs that somebody moves at the same moment count as woken: else the caller
+// would take them for the last.
+func TestRunsThatOthersWakeCount(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	id := startRun(t, s, "q")
+	settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeWait, Version: "v1", Wait: &store.Wait{Kind: store.WaitVersion, For: "v1", Delay: time.Hour}})
+	// As the promotion does.
+	tx := begun(t, s, `
+with due as (delete from {{schema}}.delayed where id = $1 returning *)
+insert into {{schema}}.messages (id, enqueued_at, ready_at, queue_id, attempts, priority, headers, errors, payload)
+select id, enqueued_at, due_at, queue_id, attempts, priority, headers, errors, payload from due`, id)
+	var n int64
+	woken := blocked(t, tx, func() (err error) {
+		n, err = s.Workflows().WakeStranded(t.Context(), "q", []string{"v1"}, 1)
+		return err
+	})
+	commit(t, tx)
+	if err := <-woken; err != nil || n != 1 {
+		t.Errorf("%d runs are woken, %v; want one", n, err)
+	}
+}
+
+// The retention and a purge leave an ended run whose parent's row somebody
+// keeps, and no other.
+func TestALockedPurgeHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for name, purge := range map[string]struct {
+		do  func(ctx context.Context, s *Store, a store.Admin) (int64, error)
+		err error // while one is left
+	}{
+		"retention": {do: func(ctx context.Context, s *Store, a store.Admin) (int64, error) { return a.PurgeExpired(ctx, 10) }},
+		"purge": {
+			do: func(ctx context.Context, s *Store, a store.Admin) (int64, error) {
+				return s.Archive().Purge(ctx, "q", 0)
+			},
+			err: store.ErrUnavailable,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := installed(t, "q", store.QueuePolicy{Kind: store.WorkflowQueue, MaxAttempts: 1, Retention: time.Microsecond})
+			admin, err := s.Admin(t.Context(), store.WorkerOptions{Name: "admin"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := newConsumer(t, s, "q")
+			parent, child := startedChild(t, s, c, "q")
+			settle1(t, c, store.Outcome{Lease: child, Kind: store.OutcomeDone})
+			startRun(t, s, "q")
+			lease1(t, c) // the parent, which has heard of it
+			settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeDone})
+			tx := begun(t, s, sendSignal, parent, nil)
+			if n, err := purge.do(t.Context(), s, admin); n != 1 || !errors.Is(err, purge.err) {
+				t.Errorf("%d are purged, %v; want one, and %v", n, err, purge.err)
+			}
+			commit(t, tx)
+			if n, err := purge.do(t.Context(), s, admin); n != 1 || err != nil {
+				t.Errorf("%d are purged, %v; want the one that was left", n, err)
+			}
+		})
 	}
 }

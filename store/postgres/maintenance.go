@@ -110,22 +110,42 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 	}
 	var locked error
 	for queueID, ids := range byQueue {
-		n, err := a.s.reclaimOf(ctx, op, queueID, ids, maxAge)
-		if errors.Is(err, errLocked) {
-			locked = err // the other queues' workers need not wait for these
-			continue
-		}
-		if err != nil {
-			return total, err
-		}
+		n, err := a.s.reclaimFree(ctx, op, queueID, ids, maxAge)
 		total.Workers += n.Workers
 		total.Ready += n.Ready
 		total.Dead += n.Dead
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' workers need not wait for these
+		} else if err != nil {
+			return total, err
+		}
 	}
 	if total.Workers > 0 {
 		a.s.notifier.add("")
 	}
 	return total, locked
+}
+
+// reclaimFree reclaims workers of one queue. Where somebody keeps a row locked
+// that one of them needs, it reclaims the others, and says so. One that is left
+// is not stopped, so that its leases go back by themselves when they run out.
+func (s *Store) reclaimFree(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
+	n, locked := s.reclaimOf(ctx, op, queueID, ids, maxAge)
+	if !errors.Is(locked, errLocked) {
+		return n, locked
+	}
+	kept, err := s.keptClaims(ctx, op, sqlWorkersKept, ids)
+	if err != nil {
+		return store.GivenBack{}, err
+	}
+	free := without(ids, kept.workers)
+	if len(kept.workers) == 0 || len(free) == 0 {
+		return store.GivenBack{}, locked
+	}
+	if n, err = s.reclaimOf(ctx, op, queueID, free, maxAge); err != nil {
+		return store.GivenBack{}, err
+	}
+	return n, locked
 }
 
 // reclaimOf reclaims workers of one queue; 0 is those that have none.
@@ -157,7 +177,10 @@ func (s *Store) reclaimOf(ctx context.Context, op string, queueID int32, ids []i
 		n.Workers = int64(len(stopped))
 		return err
 	})
-	return n, err
+	if err != nil {
+		return store.GivenBack{}, err
+	}
+	return n, nil
 }
 
 // GiveBack gives back the messages of leases that ran out, on every queue.
@@ -175,15 +198,13 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 	var locked error
 	for _, q := range queues {
 		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
-		if errors.Is(err, errLocked) {
-			locked = err // the other queues' leases need not wait for these
-			continue
-		}
-		if err != nil {
-			return total, err
-		}
 		total.Ready += n.Ready
 		total.Dead += n.Dead
+		if errors.Is(err, errLocked) {
+			locked = err // the other queues' leases need not wait for these
+		} else if err != nil {
+			return total, err
+		}
 	}
 	return total, locked
 }
@@ -246,7 +267,11 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // PurgeExpired removes archived messages that are past their retention. Dead
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
-	return a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
+	n, err := a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
+	if n > 0 && errors.Is(err, errLocked) {
+		return n, nil // the rest are found again
+	}
+	return n, err
 }
 
 // Lead makes this worker the leader.

@@ -127,7 +127,7 @@ func explain(t *testing.T, s *Store, conn *pgx.Conn, settings, text, params stri
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }() // nothing to keep
-	for _, sql := range []string{settings, "prepare hot as " + s.sql(text)} {
+	for _, sql := range []string{s.sql(settings), "prepare hot as " + s.sql(text)} {
 		if _, err := tx.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,8 @@ union
 select r.run_id from {{schema}}.runs r where r.run_id = any($9::bigint[]) and r.parent_id in (select k.id from kept k)`
 
 	// sqlMessagesHeld are those of the messages $1 that somebody keeps locked, as
-	// complete_step does until its transaction ends.
+	// complete_step does until its transaction ends. Of a step that it records,
+	// this lock is all that others see.
 	sqlMessagesHeld = `
 with free as materialized (
     select m.id from {{schema}}.messages m where m.id = any($1::bigint[]) for update skip locked
@@ -40,7 +41,7 @@ select m.id from {{schema}}.messages m where m.id = any($1::bigint[]) and m.id n
 const settleWait = time.Second
 
 // runsSettleWait is settleWait as a part of the statement that plans a settlement.
-const runsSettleWait = `set_config('lock_timeout', '1000', true)`
+const runsSettleWait = `set_config('lock_timeout', '{{settle_wait}}', true)`
 
 // settleOthers settles the items but for those whose rows somebody keeps
 // locked. Cause is the error that made it look for them; nil if some were held
@@ -59,7 +60,7 @@ func (s *Store) settleOthers(ctx context.Context, op string, t *settlement, flow
 		o := &t.outcomes[i]
 		// All of one lease: a result goes with the steps before it, or after them.
 		if _, is := held[o.ID]; is {
-			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, is kept locked by another transaction, as pgqrs.send_signal does until the caller's ends; settle it again: %w",
+			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, is kept locked by another transaction, as send_signal and complete_step do until the caller's ends; settle it again: %w",
 				o.ID, errors.Join(store.ErrUnavailable, errLocked))
 			continue
 		}
@@ -90,18 +91,11 @@ func (s *Store) heldUp(ctx context.Context, op string, t *settlement) (map[int64
 		})
 		return err
 	}
-	// It is rolled back: what it locked, or made to lock it, is not wanted.
-	errLooked := errors.New("looked")
-	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+	if err := s.look(ctx, op, func(b *batch) {
 		b.add(sqlFlowPlan)
 		b.add(sqlRunsHeld, t.lockArgs(s.now(), with, ended, targets)...).Query(read)
-		b.add(sqlMessagesHeld, ended).Query(read)
-		if err := b.sendIn(ctx, tx); err != nil {
-			return err
-		}
-		return errLooked
-	})
-	if !errors.Is(err, errLooked) {
+		b.add(sqlMessagesHeld, t.recording(ended)).Query(read)
+	}); err != nil {
 		return nil, err
 	}
 	held := make(map[int64]struct{}, len(found))
@@ -118,6 +112,35 @@ func (s *Store) heldUp(ctx context.Context, op string, t *settlement) (map[int64
 		}
 	}
 	return held, nil
+}
+
+// look sends statements in a transaction that is rolled back: what they lock, or
+// make to lock it, is not wanted.
+func (s *Store) look(ctx context.Context, op string, add func(b *batch)) error {
+	errLooked := errors.New("looked")
+	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+		add(b)
+		if err := b.sendIn(ctx, tx); err != nil {
+			return err
+		}
+		return errLooked
+	})
+	if errors.Is(err, errLooked) {
+		return nil
+	}
+	return err
+}
+
+// recording are these runs and those that record steps, which may wait for one
+// that is being recorded already.
+func (t *settlement) recording(ended []int64) []int64 {
+	ids := slices.Clone(ended)
+	for _, i := range t.items {
+		if o := &t.outcomes[i]; len(o.Steps) > 0 {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
 }
 
 // concerned are the items that record something or must be locked, the runs

@@ -84,14 +84,18 @@ func TestARowThatIsKeptHoldsUpItsRunAlone(t *testing.T) {
 				startRun(t, s, "q")
 				return lease1(t, c).Lease
 			},
-			keep: func(t *testing.T, s *Store, l store.Lease) pgx.Tx {
-				tx := begun(t, s, `select`)
-				if err := completeStep(t, s, tx, l, "pay"); err != nil {
-					t.Fatal(err)
-				}
-				return tx
-			},
+			keep:     completing("pay"),
 			outcomes: []store.Outcome{{Kind: store.OutcomeDone}},
+		},
+		"a step in a transaction that is recorded as well": {
+			prepare: func(t *testing.T, s *Store, c store.Consumer) store.Lease {
+				startRun(t, s, "q")
+				l := lease1(t, c).Lease
+				settle1(t, c, store.Outcome{Lease: l, Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("a")}}})
+				return l
+			},
+			keep:     completing("pay"),
+			outcomes: []store.Outcome{{Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("pay")}}}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -140,5 +144,55 @@ func TestARowThatIsKeptHoldsUpItsRunAlone(t *testing.T) {
 				t.Errorf("%d leases are still noted as held up", n)
 			}
 		})
+	}
+}
+
+// completing records a step of a run in a transaction that stays open.
+func completing(step string) func(t *testing.T, s *Store, l store.Lease) pgx.Tx {
+	return func(t *testing.T, s *Store, l store.Lease) pgx.Tx {
+		t.Helper()
+		tx := begun(t, s, `select`)
+		if err := completeStep(t, s, tx, l, step); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+}
+
+// A step that is settled alone, of which a transaction has a record that is not
+// committed, is held up as among others: it says so, and is not waited for twice.
+func TestALoneStepThatIsKeptIsHeldUp(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	c := newConsumer(t, s, "q")
+	startRun(t, s, "q")
+	l := lease1(t, c).Lease
+	step := func(name string) []store.Outcome {
+		return []store.Outcome{{Lease: l, Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key(name), State: store.StepSucceeded}}}}
+	}
+	settle1(t, c, step("first")[0])
+	tx := completing("pay")(t, s, l)
+	var took []int64
+	for range 2 {
+		before := s.Statements()
+		got, err := c.Settle(t.Context(), step("pay"))
+		if err != nil || !errors.Is(got[0].Err, store.ErrUnavailable) {
+			t.Fatalf("settled %+v, %v; want %v for the step", got, err, store.ErrUnavailable)
+		}
+		took = append(took, s.Statements()-before)
+	}
+	if took[1] != took[0]-1 {
+		t.Errorf("it took %d statements, then %d; want one less, for the one that waits", took[0], took[1])
+	}
+	commit(t, tx)
+	// The first to look finds it free, so that the next is one statement again.
+	settle1(t, c, step("pay")[0])
+	before := s.Statements()
+	settle1(t, c, step("next")[0])
+	if n := s.Statements() - before; n != 1 {
+		t.Errorf("the next step took %d statements", n)
+	}
+	if st := load1(t, s, l.ID).Steps[1]; st.Name != "pay" || string(st.Output) != `{"ok": true}` {
+		t.Errorf("the step is %+v, want the transaction's", st)
 	}
 }

@@ -240,12 +240,13 @@ func (s *Store) sql(text string) string {
 	return t
 }
 
-// expand fills in the placeholders of SQL constants: {{schema}}, and {{now}},
-// which is the clock's time in $1 or else the database's.
+// expand fills in the placeholders of SQL constants: {{schema}}; {{now}}, which
+// is the clock's time in $1 or else the database's; and {{settle_wait}}.
 func expand(text, quotedSchema string) string {
 	return strings.NewReplacer(
 		"{{schema}}", quotedSchema,
 		"{{now}}", "coalesce($1::timestamptz, statement_timestamp())",
+		"{{settle_wait}}", milliseconds(settleWait),
 	).Replace(text)
 }
 

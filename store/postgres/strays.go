@@ -9,7 +9,8 @@ import (
 
 // sqlWakeStranded wakes at most $4 runs of workflow $2 that wait for one of the
 // versions $3; none is all. It reads all runs, and is for when a handler comes.
-// What others are at they wake or put off themselves.
+// What others are at they wake or put off themselves. It counts also those that
+// somebody moved meanwhile: fewer than $4 say that no more are left.
 const sqlWakeStranded = `
 with stranded as materialized (
     select r.run_id from {{schema}}.queues q join {{schema}}.runs r on r.queue_id = q.id
@@ -18,7 +19,7 @@ with stranded as materialized (
         and exists (select from {{schema}}.delayed d where d.id = r.run_id)
     order by r.run_id limit $4 for update of r skip locked
 )
-select count(w.woken) from (select {{schema}}.wake_run(s.run_id, {{now}}) as woken from stranded s offset 0) w`
+select count(*) from (select {{schema}}.wake_run(s.run_id, {{now}}) as woken from stranded s offset 0) w`
 
 // WakeStranded wakes runs that wait for a handler of their version.
 func (t workflows) WakeStranded(ctx context.Context, workflow string, versions []string, limit int) (int64, error) {

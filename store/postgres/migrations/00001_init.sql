@@ -431,7 +431,7 @@ end $fn$;
 -- null is the time of the statement; a delay below zero is for ever.
 create function {{schema}}.record_step(at timestamptz, worker bigint, claim bigint, run bigint, kind text, "position" int,
     name text, occurrence bigint, state text, tries int, took interval, output json, error text, topic text, delay interval)
-returns text language plpgsql set enable_seqscan = off as $fn$
+returns text language plpgsql set enable_seqscan = off set lock_timeout = '{{settle_wait}}' as $fn$
 #variable_conflict use_column
 declare
     now      timestamptz := coalesce(record_step.at, statement_timestamp());

@@ -105,7 +105,7 @@ const giveBackWait = 100 * time.Millisecond
 // Why an attempt failed that nobody settled.
 const (
 	reasonRanOut = "the lease ran out before the attempt was settled"
-	reasonDied   = "the worker died: it sent no heartbeat"
+	reasonDied   = "its worker died"
 )
 
 // taken is claims that were dropped.

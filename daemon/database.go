@@ -22,13 +22,15 @@ type database struct {
 	mu    sync.Mutex
 	down  bool
 	since time.Time
+	// lockedSaid is when a lock was last told of.
+	lockedSaid time.Time
 }
 
 // note passes on the error of a call that writes to the store. Only success
 // and ErrUnavailable say something about the database: other errors may be
-// found before it is asked.
+// found before it is asked, and ErrLocked is the work of who holds the lock.
 func (b *database) note(err error) error {
-	if err != nil && !errors.Is(err, store.ErrUnavailable) {
+	if err != nil && !b.away(err) {
 		return err
 	}
 	return b.found(err)
@@ -38,10 +40,29 @@ func (b *database) note(err error) error {
 // not say that the database is back: one whose disk is full, or that is
 // read-only after a failover, answers to reads.
 func (b *database) noteRead(err error) error {
-	if !errors.Is(err, store.ErrUnavailable) {
+	if !b.away(err) {
 		return err
 	}
 	return b.found(err)
+}
+
+// away reports whether err says that the database does not answer. Of a lock it
+// says once a minute that there is one, for it may stop what is tried again silently.
+func (b *database) away(err error) bool {
+	if !errors.Is(err, store.ErrLocked) {
+		return errors.Is(err, store.ErrUnavailable)
+	}
+	now := time.Now()
+	b.mu.Lock()
+	again := now.Sub(b.lockedSaid) < time.Minute
+	if !again {
+		b.lockedSaid = now
+	}
+	b.mu.Unlock()
+	if !again {
+		b.log.Warn("another transaction keeps rows of the database locked; what needs them waits for it", "error", err)
+	}
+	return false
 }
 
 // found passes on err: the database is down with one and up without.

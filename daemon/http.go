@@ -34,6 +34,10 @@ const (
 // ruleBusy refuses a request while the bodies of others fill maxBodies.
 const ruleBusy = "busy"
 
+// ruleLocked refuses what another transaction keeps locked for longer than the
+// request may wait.
+const ruleLocked = "locked"
+
 func (d *Daemon) listenHTTP(ctx context.Context) (net.Listener, error) {
 	if d.cfg.HTTPAddr == "" {
 		return nil, nil
@@ -267,7 +271,7 @@ func (d *Daemon) fail(w http.ResponseWriter, err error) {
 		d.log.Debug("an HTTP request was not served", "error", err)
 	}
 	var rate *store.RateLimitError
-	if body.Rule == ruleBusy {
+	if body.Rule == ruleBusy || body.Rule == ruleLocked {
 		w.Header().Set("Retry-After", "1")
 	}
 	if errors.As(err, &rate) {
@@ -308,6 +312,9 @@ func explain(err error) (int, failure) {
 		return http.StatusTooManyRequests, body
 	case errors.As(err, &notReady):
 		body.Rule = "producer_" + string(notReady.State)
+		return http.StatusServiceUnavailable, body
+	case errors.Is(err, store.ErrLocked): // by whom is for the log
+		body.Error, body.Rule = store.ErrLocked.Error(), ruleLocked
 		return http.StatusServiceUnavailable, body
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		body.Error, body.Rule = "database unavailable", "database_unavailable"

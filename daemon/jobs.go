@@ -42,6 +42,7 @@ type job struct {
 	place    place
 	marked   bool  // recorded as started
 	recalled bool  // asked back because it did not start
+	off      int   // calls that are put off; the result waits for them
 	asked    bool  // a Settle that held it failed; it may have been recorded
 	size     int   // of the payload, and of a run's steps and signals
 	carried  int   // bytes of a run as it is sent to a handler, with what it recorded since

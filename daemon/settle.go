@@ -108,12 +108,15 @@ func (q *queue) take(batch []entry, outcomes []store.Outcome, most int) ([]entry
 	kept, bytes := batch[:0], 0
 	outcomes = outcomes[:0]
 	add := func(e entry) {
+		e.taken()
 		switch {
 		case e.job.place == gone && e.call != nil:
 			lost = append(lost, q.lostCall(e))
 			return
 		case e.job.place != ended && e.call == nil:
 			return // its lease was lost while it waited
+		case q.waits(e):
+			return
 		}
 		o := e.outcome()
 		kept = append(kept, e)
@@ -157,6 +160,9 @@ func (q *queue) settle(ctx context.Context, outcomes []store.Outcome) ([]store.S
 // what is to be tried again.
 func (q *queue) settleEach(ctx context.Context, batch []entry) []entry {
 	for i, e := range batch {
+		if q.overtakes(e) {
+			continue
+		}
 		one := []entry{e}
 		settled, err := q.settle(ctx, []store.Outcome{*e.outcome()})
 		switch {
@@ -170,6 +176,18 @@ func (q *queue) settleEach(ctx context.Context, batch []entry) []entry {
 		}
 	}
 	return nil
+}
+
+// overtakes puts off a result of a batch some of whose calls were just put off,
+// and reports whether it did.
+func (q *queue) overtakes(e entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.waits(e) {
+		return false
+	}
+	q.settling--
+	return true
 }
 
 // abandon gives up a result that the store refuses: the first time it is

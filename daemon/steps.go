@@ -24,6 +24,7 @@ type entry struct {
 type call struct {
 	number  uint64
 	outcome store.Outcome
+	off     bool // put off, and counted in job.off; guarded by the queue's lock
 }
 
 func (e entry) outcome() *store.Outcome {

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"testing"
 	"time"
@@ -193,5 +195,30 @@ func TestTheDatabaseSaysItsGoingAndComingOnce(t *testing.T) {
 	}
 	if d.database.isDown() || changes != 2 {
 		t.Errorf("down %v after %d changes", d.database.isDown(), changes)
+	}
+}
+
+// A lock is said once in a while, and says nothing of whether the database answers.
+func TestLocksAreNoOutage(t *testing.T) {
+	log := &words{}
+	cfg := testConfig(t, openSQLite(t))
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	d, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.database.changed = func() {}
+	locked := fmt.Errorf("pause run 1: %w", store.ErrLocked)
+	for _, note := range []func(error) error{d.database.note, d.database.noteRead} {
+		if err := note(locked); !errors.Is(err, store.ErrLocked) || !transient(err) || d.database.isDown() {
+			t.Errorf("the error became %v; down %v", err, d.database.isDown())
+		}
+	}
+	if !log.has("keeps rows of the database locked") {
+		t.Error("nothing is said of it")
+	}
+	_ = d.database.note(store.ErrUnavailable)
+	if _ = d.database.note(locked); !d.database.isDown() {
+		t.Error("a lock is taken for the database's return")
 	}
 }

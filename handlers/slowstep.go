@@ -30,6 +30,7 @@ func (b *branch) unwatch(s *liveStep) {
 	b.live = nil
 	b.slow.Stop()
 	if s.shown {
+		s.shown = false // its next try may be slow, too
 		f.shown = slices.DeleteFunc(f.shown, func(other *liveStep) bool { return other == s })
 		f.tell()
 	}

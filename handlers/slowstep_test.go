@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/pgqrs/pgqrsd/handlers"
@@ -62,6 +63,24 @@ func TestSlowStepsAreTold(t *testing.T) {
 		return last == "step x/slow and 1 more" || last == "step y/slow and 1 more"
 	})
 	close(beside)
+	p.untilResults(1)
+	if p.outcome(1) != done {
+		t.Errorf("the run is %v", p.results[1])
+	}
+}
+
+// Each try that is slow is told of.
+func TestSlowTriesAreTold(t *testing.T) {
+	ends := make(chan error)
+	p := workflow(t, func(ctx context.Context) (int, error) {
+		return handlers.Step(ctx, "slow", func(context.Context) (int, error) { return 1, <-ends }, handlers.Tries(2))
+	})
+	p.begin(&handlerpb.Job{})
+	for _, end := range []error{handlers.Retry(errors.New("once more"), 0), nil} {
+		p.untilTold("step slow")
+		ends <- end
+		p.untilTold("")
+	}
 	p.untilResults(1)
 	if p.outcome(1) != done {
 		t.Errorf("the run is %v", p.results[1])

@@ -32,8 +32,9 @@ func (w *wait) due(now time.Time) bool {
 }
 
 // park lets the branch wait. It returns when the time has come and others have
-// kept the run going, or when the step was refused. Otherwise the run gives up its lease, which ends this
-// goroutine, and the code comes here again with the next one.
+// kept the run going, or when the step was refused. Otherwise the run gives up
+// its lease, which ends this goroutine, and the code comes here again with the
+// next one.
 func (b *branch) park(w wait) {
 	f := b.flow
 	f.mu.Lock()

@@ -26,6 +26,10 @@ var (
 	// ErrUnavailable says that the database cannot be reached, refuses the
 	// credentials, or went away before it answered. The same call may succeed later.
 	ErrUnavailable = errors.New("database unavailable")
+	// ErrLocked says that another transaction keeps locked what the call needs, for
+	// longer than it waits. The database answers, and the same call succeeds once
+	// that transaction has ended. It is ErrUnavailable too, for who just tries again.
+	ErrLocked error = lockedError{}
 	// ErrNotInstalled says that the schema does not exist in the database.
 	ErrNotInstalled = errors.New("not installed")
 	// ErrSchemaVersion says that the schema is of another version than this binary.
@@ -41,6 +45,14 @@ var (
 	// pgqrsd's. Refused credentials are ErrUnavailable.
 	ErrDSN = errors.New("bad DSN")
 )
+
+type lockedError struct{}
+
+func (lockedError) Error() string {
+	return "kept locked by another transaction; try again when that has ended"
+}
+
+func (lockedError) Unwrap() error { return ErrUnavailable }
 
 // TransitionError is a change of a worker's state that the rules forbid.
 type TransitionError struct {

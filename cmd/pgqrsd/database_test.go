@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgqrs/pgqrsd/internal/pgtest"
 )
@@ -53,6 +56,32 @@ func TestUnreachable(t *testing.T) {
 	if r := c.run("queue", "list"); strings.Contains(r.stderr, "hunter2") {
 		t.Errorf("the error shows the password:\n%s", r.stderr)
 	}
+}
+
+// A row that an application's transaction keeps locked is an error, and no
+// database that cannot be reached.
+func TestLockedRun(t *testing.T) {
+	c := newPostgresCLI(t)
+	c.ok("install")
+	c.ok("queue", "create", "flow", "--kind", "workflow")
+	c.ok("workflow", "create", "flow", "--input", "1")
+	conn, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `select `+pgx.Identifier{c.global[3]}.Sanitize()+`.send_signal(1, 'unasked', 'null')`); err != nil {
+		t.Fatal(err)
+	}
+	c.fails(exitError, []string{"pause run 1", "kept locked by another transaction"}, "workflow", "pause", "1")
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.ok("workflow", "pause", "1")
 }
 
 func TestWrongPassword(t *testing.T) {

@@ -71,6 +71,8 @@ func (a *app) status(err error) int {
 	switch {
 	case !a.begun, errors.As(err, &usage), errors.As(err, &bad), errors.Is(err, store.ErrDSN):
 		return exitUsage
+	case errors.Is(err, store.ErrLocked): // by a database that answers
+		return exitError
 	case errors.Is(err, store.ErrUnavailable):
 		return exitUnavailable
 	default:

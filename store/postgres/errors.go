@@ -15,7 +15,7 @@ import (
 )
 
 // errLocked is a lock that did not come within the time it was waited for.
-var errLocked = errors.New("locked by another transaction")
+var errLocked = store.ErrLocked
 
 // fail translates what the driver returned while op was attempted into the
 // errors of package store. It is the only place that knows the driver's.
@@ -69,7 +69,7 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 	case "54000": // over a limit
 		return store.Invalidf("%s", e.Message)
 	case "55P03":
-		return &connectError{s.target, said, []error{store.ErrUnavailable, errLocked}}
+		return &connectError{s.target, said, []error{errLocked}}
 	case "25006": // read only: after a failover the connections may lead to what is a standby now
 		s.pool.Reset()
 		return s.unavailable(said)

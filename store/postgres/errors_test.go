@@ -27,6 +27,9 @@ func TestErrorClasses(t *testing.T) {
 			if err == nil {
 				t.Fatalf("%s: no error", code)
 			}
+			if errors.Is(err, store.ErrLocked) != (code == "55P03") {
+				t.Errorf("%s: %v, and only 55P03 is %v", code, err, store.ErrLocked)
+			}
 			for _, class := range classes {
 				if got := errors.Is(err, class); got != errors.Is(want, class) {
 					t.Errorf("%s: %v, want it to be %v", code, err, want)

@@ -216,4 +216,10 @@ func TestCompleteStepRefuses(t *testing.T) {
 	if n := len(load1(t, s, l.ID).Steps); n != 2 {
 		t.Errorf("%d steps are recorded, want 2", n)
 	}
+	for occurrence, text := range []string{"complete step b of run ", "complete step b#1 of run "} {
+		_, err := s.pool.Exec(t.Context(), s.sql(`select {{schema}}.complete_step($1, $2, $3, 'b', $4, 0, null)`), l.ID, l.Worker, l.Claim+int64(occurrence), occurrence)
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("the error is %v, want one with %q", err, text)
+		}
+	}
 }

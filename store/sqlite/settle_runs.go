@@ -237,7 +237,7 @@ func (w *runWork) check(t *tx, run int64, steps []*store.StepResult) (refused, e
 			taken[r.Signal] = true
 		}
 		if r.Send != nil && w.full[r.Send.Run] {
-			return fmt.Errorf("step %s[%d]: send signal %s to run %d: %w", r.Name, r.Occurrence, r.Send.Topic, r.Send.Run, store.ErrSignalsFull), nil
+			return fmt.Errorf("step %s: send signal %q to run %d: %w", r.Text(), r.Send.Topic, r.Send.Run, store.ErrSignalsFull), nil
 		}
 		if r.Kind == store.StepChild && state != store.StepWaiting {
 			if refused, err = w.startable(t, r); refused != nil || err != nil {

@@ -490,6 +490,7 @@ returns text language plpgsql set enable_seqscan = off as $fn$
 declare
     halt text;
     why  text;
+    step text := left(complete_step.name, 256) || case when complete_step.occurrence > 0 then '#' || complete_step.occurrence else '' end;
 begin
     -- What the daemon checks of the steps that it records; the output as well is to
     -- be what every reader of it can keep.
@@ -503,7 +504,7 @@ begin
             then format('the output is %s bytes long, the limit is 16777216', octet_length(complete_step.output::text))
         when {{schema}}.nested_deeper(complete_step.output, 500) then 'the output is nested deeper than 500' end;
     if why is not null then
-        raise exception 'complete step %[%] of run %: %', left(complete_step.name, 256), complete_step.occurrence, complete_step.run, why
+        raise exception 'complete step % of run %: %', step, complete_step.run, why
             using errcode = '22023';
     end if;
     perform complete_step.output::jsonb; -- which refuses NUL and half a surrogate pair
@@ -513,13 +514,13 @@ begin
         perform from {{schema}}.messages m where m.id = complete_step.run for key share;
     end if;
     if not found then
-        raise exception 'complete step %[%] of run %: worker % does not hold the run under claim %',
-            complete_step.name, complete_step.occurrence, complete_step.run, complete_step.worker, complete_step.claim
+        raise exception 'complete step % of run %: worker % does not hold the run under claim %',
+            step, complete_step.run, complete_step.worker, complete_step.claim
             using errcode = 'PQ001', hint = 'Roll back: the run is somebody else''s now, who executes the step again.';
     end if;
     if octet_length(complete_step.version) > 128 then
-        raise exception 'complete step %[%] of run %: the version is % bytes long, the limit is 128',
-            complete_step.name, complete_step.occurrence, complete_step.run, octet_length(complete_step.version)
+        raise exception 'complete step % of run %: the version is % bytes long, the limit is 128',
+            step, complete_step.run, octet_length(complete_step.version)
             using errcode = '22023';
     end if;
     insert into {{schema}}.steps as s (run_id, occurrence, tries, position, kind, name, state, output, started_at, finished_at, version)
@@ -529,7 +530,7 @@ begin
         version = excluded.version, due_at = null, finished_at = excluded.finished_at, tries = s.tries + case s.state when 'waiting' then 1 else 0 end
         where s.state in ('running', 'waiting');
     if not found then
-        raise exception 'complete step %[%] of run %: it is recorded already', complete_step.name, complete_step.occurrence, complete_step.run
+        raise exception 'complete step % of run %: it is recorded already', step, complete_step.run
             using errcode = 'PQ002', hint = 'Roll back: its effects are in the database, and its result is the recorded one.';
     end if;
     select case when r.cancelling then 'cancel' when r.paused then 'pause' end into halt

@@ -60,8 +60,8 @@ func (s *Store) settleOthers(ctx context.Context, op string, t *settlement, flow
 		o := &t.outcomes[i]
 		// All of one lease: a result goes with the steps before it, or after them.
 		if _, is := held[o.ID]; is {
-			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, is kept locked by another transaction, as send_signal and complete_step do until the caller's ends; settle it again: %w",
-				o.ID, errors.Join(store.ErrUnavailable, errLocked))
+			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, as by send_signal and complete_step until their caller's transaction ends: %w",
+				o.ID, errLocked)
 			continue
 		}
 		rest = append(rest, i)

@@ -103,6 +103,19 @@ func TestHandlerThatEndsAfterItsHandshakeIsTriedAgain(t *testing.T) {
 	}
 }
 
+// As the kernel kills when memory runs out.
+func TestHandlerThatIsKilledAtItsStartIsTriedAgain(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "was-killed")
+	r := newRig(t, func(c *Config) { c.RestartMax = 50 * time.Millisecond })
+	r.putScript("killed", "#!/bin/sh\n[ -e "+flag+" ] || { touch "+flag+"; kill -KILL $$; }\n"+
+		strings.TrimPrefix(fakeConfig{Queues: []string{"a"}}.script(t), "#!/bin/sh\n"))
+	r.run()
+	r.untilState("killed", Serving)
+	if lines := r.log.lines("before the handshake"); len(lines) != 1 || !strings.Contains(lines[0], "killed by signal 9") {
+		t.Errorf("the log says %q", lines)
+	}
+}
+
 func TestHandlerThatWasTooSlowIsTriedAgain(t *testing.T) {
 	flag := filepath.Join(t.TempDir(), "machine-is-idle")
 	r := newRig(t, func(c *Config) { c.StartTimeout, c.RestartMax = time.Second, 50*time.Millisecond })

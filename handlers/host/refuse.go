@@ -72,6 +72,9 @@ func (l *launcher) explain(ctx context.Context, p *launched, r *pluginRunner, er
 		return fmt.Errorf("it is not ready yet (exit status %d)%s", exitTemporary, p.out.said())
 	case p.child.selfEnded() && !printed && p.child.cmd.ProcessState.ExitCode() == exitConfig:
 		return refuse("it cannot start with its settings (exit status %d)%s; see [handlers] in the configuration", exitConfig, p.out.said())
+	case p.child.selfEnded() && !printed && killed(p.child.cmd.ProcessState):
+		// As by the kernel when memory runs out: that says nothing of the file.
+		return fmt.Errorf("it %s before the handshake%s", p.child.ending(), p.out.said())
 	case p.child.selfEnded() && !printed:
 		return refuse("it %s before the handshake%s; %s", p.child.ending(), p.out.said(), howToBuild)
 	case p.child.selfEnded():
@@ -79,6 +82,13 @@ func (l *launcher) explain(ctx context.Context, p *launched, r *pluginRunner, er
 		return fmt.Errorf("it %s at its start%s", p.child.ending(), p.out.said())
 	}
 	return refuse("it failed to start: %s%s", short(status.Convert(err).Message()), p.out.said())
+}
+
+// killed reports whether somebody else ended a process: it cannot have come to
+// SIGKILL by itself.
+func killed(state *os.ProcessState) bool {
+	status, ok := state.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func explainStart(err error) error {

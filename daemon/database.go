@@ -19,11 +19,10 @@ type database struct {
 	// changed is called outside the lock after a change.
 	changed func()
 
-	mu    sync.Mutex
-	down  bool
-	since time.Time
-	// lockedSaid is when a lock was last told of.
-	lockedSaid time.Time
+	mu     sync.Mutex
+	down   bool
+	since  time.Time
+	locked seldom // what is said of locks
 }
 
 // note passes on the error of a call that writes to the store. Only success
@@ -52,14 +51,10 @@ func (b *database) away(err error) bool {
 	if !errors.Is(err, store.ErrLocked) {
 		return errors.Is(err, store.ErrUnavailable)
 	}
-	now := time.Now()
 	b.mu.Lock()
-	again := now.Sub(b.lockedSaid) < time.Minute
-	if !again {
-		b.lockedSaid = now
-	}
+	say := b.locked.may(time.Now(), time.Minute)
 	b.mu.Unlock()
-	if !again {
+	if say {
 		b.log.Warn("another transaction keeps rows of the database locked; what needs them waits for it", "error", err)
 	}
 	return false

@@ -46,12 +46,9 @@ func (e entry) taken() {
 // sayHeldUp says once a minute that there are such results.
 func (q *queue) sayHeldUp(results int, err error, now time.Time) {
 	q.mu.Lock()
-	again := now.Sub(q.heldSaid) < time.Minute
-	if !again {
-		q.heldSaid = now
-	}
+	say := q.heldSaid.may(now, time.Minute)
 	q.mu.Unlock()
-	if !again {
+	if say {
 		q.log.Warn("results wait for rows that a transaction keeps locked; they are tried again, and hold up no others",
 			"results", results, "last_error", err)
 	}

@@ -54,12 +54,12 @@ type queue struct {
 	crammed   bool      // the lease loop found too many results unsettled
 	settling  int       // results that the settle loop has in hand
 	putOff    int       // results that are tried again in a moment
-	heldSaid  time.Time // when it was said that there are such
+	heldSaid  seldom    // when it was said that there are such
 	beats     map[store.Lease]store.Progress
 	// stranded counts the runs that no handler here carries on, by version,
 	// since that was said.
 	stranded     map[string]int
-	strandedSaid time.Time
+	strandedSaid seldom
 	strays       strays
 }
 

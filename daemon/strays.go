@@ -99,11 +99,10 @@ func (d *Daemon) wakeStranded(ctx context.Context, s host.ServedQueue) error {
 // carries on.
 func (q *queue) sayStranded(now time.Time) {
 	q.mu.Lock()
-	if len(q.stranded) == 0 || now.Sub(q.strandedSaid) < strandedEvery {
+	if len(q.stranded) == 0 || !q.strandedSaid.may(now, strandedEvery) {
 		q.mu.Unlock()
 		return
 	}
-	q.strandedSaid = now
 	versions := slices.Sorted(maps.Keys(q.stranded))
 	n := 0
 	for _, v := range versions {

@@ -178,7 +178,7 @@ func (s *Store) purge(ctx context.Context, op string, queueID int64, olderThan t
 // says so.
 func (s *Store) purgeArchived(ctx context.Context, op, text string, args ...any) (int64, error) {
 	found, n, locked := s.purgeBut(ctx, op, nil, text, args...)
-	if !errors.Is(locked, errLocked) {
+	if !errors.Is(locked, store.ErrLocked) {
 		return n, locked
 	}
 	var kept []int64

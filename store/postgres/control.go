@@ -142,7 +142,7 @@ func (t workflows) Send(ctx context.Context, sig store.NewSignal) (int64, bool, 
 	args := []any{t.s.now(), sig.Run, sig.Topic, orNull(sig.Payload), sig.Key}
 	if err := t.s.steer(ctx, op, func() error {
 		b := t.s.batch()
-		b.add(sqlLockLimit, milliseconds(steerWait))
+		b.add(sqlLockLimit, milliseconds(lockedWait))
 		b.add(sqlSignalRun, args...).QueryRow(func(r pgx.Row) error { return r.Scan(&id, &created, &woken, &full) })
 		return b.send(ctx, op)
 	}); err != nil {
@@ -201,7 +201,7 @@ func (t workflows) cancel(ctx context.Context, id int64) (store.RunStatus, error
 		if err := t.s.steer(ctx, op, func() error {
 			woken = nil
 			b := t.s.batch()
-			b.add(sqlLockLimit, milliseconds(steerWait))
+			b.add(sqlLockLimit, milliseconds(lockedWait))
 			b.add(sqlClaimLock, t.s.claimLock, p.queueID)
 			b.add(sqlLockHolder, p.queueID, id)
 			b.add(sqlLockParent, id)
@@ -233,7 +233,7 @@ func (t workflows) Pause(ctx context.Context, id int64) error {
 		}
 		if err := t.s.steer(ctx, op, func() error {
 			b := t.s.batch()
-			b.add(sqlLockLimit, milliseconds(steerWait))
+			b.add(sqlLockLimit, milliseconds(lockedWait))
 			b.add(sqlClaimLock, t.s.claimLock, p.queueID)
 			b.add(sqlRunPause, id)
 			b.add(sqlRunHold, id, p.queueID)
@@ -265,7 +265,7 @@ func (t workflows) resume(ctx context.Context, op string, id int64) error {
 	return t.s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		var resumed, waits bool
 		var until *time.Time
-		b.add(sqlLockLimit, milliseconds(steerWait))
+		b.add(sqlLockLimit, milliseconds(lockedWait))
 		b.add(sqlRunResume, id).Query(func(r pgx.Rows) error {
 			_, err := pgx.ForEachRow(r, []any{&waits, &until}, func() error {
 				resumed = true

@@ -167,7 +167,7 @@ func (c *consumer) Dequeue(ctx context.Context, limit int, lease time.Duration) 
 	if g.ranOut {
 		// Where another transaction keeps a row locked, the others are leased all
 		// the same, and the next claim tries again.
-		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil && !errors.Is(err, errLocked) {
+		if _, err := c.s.giveBack(ctx, op, c.queueID, c.queue); err != nil && !errors.Is(err, store.ErrLocked) {
 			return nil, err
 		}
 		// Those that still have run out are held up, or being settled or renewed now.

@@ -14,9 +14,6 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// errLocked is a lock that did not come within the time it was waited for.
-var errLocked = store.ErrLocked
-
 // fail translates what the driver returned while op was attempted into the
 // errors of package store. It is the only place that knows the driver's.
 func (s *Store) fail(ctx context.Context, op string, err error) error {
@@ -69,7 +66,7 @@ func (s *Store) translateServer(e *pgconn.PgError) error {
 	case "54000": // over a limit
 		return store.Invalidf("%s", e.Message)
 	case "55P03":
-		return &connectError{s.target, said, []error{errLocked}}
+		return &connectError{s.target, said, []error{store.ErrLocked}}
 	case "25006": // read only: after a failover the connections may lead to what is a standby now
 		s.pool.Reset()
 		return s.unavailable(said)

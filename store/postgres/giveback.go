@@ -98,9 +98,9 @@ select distinct d.worker_id, d.claim from dying d where d.run_id in (select k.id
 	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
 )
 
-// giveBackWait is how long a give-back waits for the row of a run that started
-// one of those, with the queue's claim lock in hand.
-const giveBackWait = 100 * time.Millisecond
+// lockedWait is how long one try waits for the row of a run that another
+// transaction keeps, where it has, or may have, a queue's claim lock in hand.
+const lockedWait = 100 * time.Millisecond
 
 // Why an attempt failed that nobody settled.
 const (
@@ -156,7 +156,7 @@ func (s *Store) keptClaims(ctx context.Context, op, text string, args ...any) (c
 // somebody keeps a row locked it gives back the others, and says so.
 func (s *Store) giveBack(ctx context.Context, op string, queueID int32, queue string) (store.GivenBack, error) {
 	n, locked := s.giveBackBut(ctx, op, queueID, queue, claims{[]int64{}, []int64{}})
-	if !errors.Is(locked, errLocked) {
+	if !errors.Is(locked, store.ErrLocked) {
 		return n, locked
 	}
 	kept, err := s.keptClaims(ctx, op, sqlRunOutKept, s.now(), queueID)
@@ -206,7 +206,7 @@ func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *t
 	}
 	b := s.batch()
 	if len(t.started) > 0 {
-		b.add(sqlLockLimit, milliseconds(giveBackWait))
+		b.add(sqlLockLimit, milliseconds(lockedWait))
 		b.add(sqlLockParents, t.started)
 		b.add(sqlFailStarted, now, t.started, t.startedWorkers, reason).
 			QueryRow(func(r pgx.Row) error { return r.Scan(&n.Dead) })

@@ -114,7 +114,7 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 		total.Workers += n.Workers
 		total.Ready += n.Ready
 		total.Dead += n.Dead
-		if errors.Is(err, errLocked) {
+		if errors.Is(err, store.ErrLocked) {
 			locked = err // the other queues' workers need not wait for these
 		} else if err != nil {
 			return total, err
@@ -131,7 +131,7 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 // is not stopped, so that its leases go back by themselves when they run out.
 func (s *Store) reclaimFree(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
 	n, locked := s.reclaimOf(ctx, op, queueID, ids, maxAge)
-	if !errors.Is(locked, errLocked) {
+	if !errors.Is(locked, store.ErrLocked) {
 		return n, locked
 	}
 	kept, err := s.keptClaims(ctx, op, sqlWorkersKept, ids)
@@ -200,7 +200,7 @@ func (a *admin) GiveBack(ctx context.Context) (store.GivenBack, error) {
 		n, err := a.s.giveBack(ctx, op, q.ID, q.Name)
 		total.Ready += n.Ready
 		total.Dead += n.Dead
-		if errors.Is(err, errLocked) {
+		if errors.Is(err, store.ErrLocked) {
 			locked = err // the other queues' leases need not wait for these
 		} else if err != nil {
 			return total, err
@@ -268,7 +268,7 @@ func (a *admin) Promote(ctx context.Context, limit int) (int64, time.Duration, e
 // letters stay.
 func (a *admin) PurgeExpired(ctx context.Context, limit int) (int64, error) {
 	n, err := a.s.purgeArchived(ctx, "purge expired messages", sqlArchiveExpired, a.s.now(), limit)
-	if n > 0 && errors.Is(err, errLocked) {
+	if n > 0 && errors.Is(err, store.ErrLocked) {
 		return n, nil // the rest are found again
 	}
 	return n, err

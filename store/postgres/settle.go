@@ -106,7 +106,7 @@ func (s *Store) settle(ctx context.Context, op string, t *settlement, flow bool)
 	runs := flow || t.runs
 	if runs && t.holdings != nil && t.holdings.holdsUp(t) {
 		err = s.settleOthers(ctx, op, t, flow, nil)
-	} else if err = s.settleItems(ctx, op, t, flow); runs && errors.Is(err, errLocked) {
+	} else if err = s.settleItems(ctx, op, t, flow); runs && errors.Is(err, store.ErrLocked) {
 		err = s.settleOthers(ctx, op, t, flow, err)
 	}
 	if err != nil {

@@ -60,8 +60,8 @@ func (s *Store) settleOthers(ctx context.Context, op string, t *settlement, flow
 		o := &t.outcomes[i]
 		// All of one lease: a result goes with the steps before it, or after them.
 		if _, is := held[o.ID]; is {
-			t.results[i].Err = fmt.Errorf("run %d, or one that its outcome concerns, as by send_signal and complete_step until their caller's transaction ends: %w",
-				o.ID, errLocked)
+			t.results[i].Err = fmt.Errorf("run %d, or a run that its outcome concerns, is held by an open transaction, as by one that called send_signal or complete_step; pg_stat_activity shows it: %w",
+				o.ID, store.ErrLocked)
 			continue
 		}
 		rest = append(rest, i)

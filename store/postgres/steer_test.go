@@ -32,7 +32,7 @@ func TestCallsOnAKeptRunLeaveConnectionsToTheOthers(t *testing.T) {
 		},
 	}
 	for name, call := range calls {
-		if err := call(t.Context()); !errors.Is(err, errLocked) {
+		if err := call(t.Context()); !errors.Is(err, store.ErrLocked) {
 			t.Errorf("%s while the run is kept: %v", name, err)
 		}
 	}
@@ -45,7 +45,7 @@ func TestCallsOnAKeptRunLeaveConnectionsToTheOthers(t *testing.T) {
 		go func() {
 			var err error
 			for stop.Err() == nil {
-				if err = calls["send"](stop); err != nil && !errors.Is(err, errLocked) && stop.Err() == nil {
+				if err = calls["send"](stop); err != nil && !errors.Is(err, store.ErrLocked) && stop.Err() == nil {
 					break
 				}
 			}
@@ -72,7 +72,7 @@ func TestCallsOnAKeptRunLeaveConnectionsToTheOthers(t *testing.T) {
 	}
 	cancel()
 	for range callers {
-		if err := <-ended; err != nil && !errors.Is(err, errLocked) && !errors.Is(err, context.Canceled) {
+		if err := <-ended; err != nil && !errors.Is(err, store.ErrLocked) && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	}

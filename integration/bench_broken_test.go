@@ -2,10 +2,9 @@ package integration
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,23 +22,16 @@ func TestBenchLosesAProcess(t *testing.T) {
 			t.Parallel()
 			onYards(t, func(t *testing.T, y *yard) {
 				b := y.bench("steady", "--duration", "1h", "--rate", "50")
-				pids := b.processes()
-				y.eventually("a process to be a "+name, func() bool {
-					for _, pid := range pids {
-						// Some of them, such as the one that only asks for a handler's
-						// description, are gone by now.
-						args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-						if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-							continue
-						}
-						must(t, err)
-						if bytes.Contains(args, []byte(name)) { // it is not its parent's copy any more
-							must(t, syscall.Kill(pid, syscall.SIGKILL))
-							return true
-						}
-					}
-					return false
+				pids := b.measuring()
+				killed := slices.IndexFunc(pids, func(pid int) bool {
+					args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+					must(t, err)
+					return bytes.Contains(args, []byte(name))
 				})
+				if killed < 0 {
+					t.Fatalf("none of the processes %v is a %s", pids, name)
+				}
+				must(t, syscall.Kill(pids[killed], syscall.SIGKILL))
 				if code := b.status(); code != 1 || !strings.Contains(b.err.String(), want) {
 					t.Errorf("status %d, want one that says %q:\n%s", code, want, b.err.String())
 				}

@@ -96,10 +96,11 @@ func (y *yard) eventually(what string, holds func() bool) {
 
 // benching is a running `pgqrsd bench`.
 type benching struct {
-	y        *yard
-	cmd      *exec.Cmd
-	out, err bytes.Buffer
-	exited   chan struct{}
+	y      *yard
+	cmd    *exec.Cmd
+	out    bytes.Buffer // until it exited, nobody else's
+	err    lockedBuffer
+	exited chan struct{}
 }
 
 // bench starts a bench. The DSN goes by the environment, as a password should.
@@ -158,6 +159,15 @@ func (b *benching) processes() []int {
 		return len(all) > 1
 	})
 	return all
+}
+
+// measuring waits until a steady bench measures, and returns the processes that
+// it measures. Before that it starts a handler that dies again, and a first child
+// of a Go program may be the runtime's own, which looks at what clone can do.
+func (b *benching) measuring() []int {
+	b.y.t.Helper()
+	b.y.eventually("the bench to measure", func() bool { return strings.Contains(b.err.String(), " enqueued, ") })
+	return b.processes()
 }
 
 // gone waits until none of these processes runs.
@@ -315,7 +325,7 @@ func TestBenchKeepsThePassword(t *testing.T) {
 		t.Skip("the database of the tests wants no password")
 	}
 	b := y.bench("steady", "--duration", "1h", "--rate", "50")
-	pids := b.processes()
+	pids := b.measuring()
 	for i, pid := range append([]int{b.cmd.Process.Pid}, pids...) {
 		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		must(t, err)

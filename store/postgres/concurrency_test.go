@@ -26,6 +26,17 @@ func installed(t *testing.T, queue string, policy store.QueuePolicy) (*Store, Co
 	return s, cfg
 }
 
+// sent is how many statements do sends. What the store sends by itself does not
+// count: the notification of what came before, after which there is none any
+// more, and the probe that a slow claim asked for.
+func sent(s *Store, do func()) int64 {
+	s.notifier.close()
+	s.background.wg.Wait()
+	before := s.Statements()
+	do()
+	return s.Statements() - before
+}
+
 func enqueue(t *testing.T, s *Store, queue string, n int, edit ...func(*store.NewMessage)) []int64 {
 	t.Helper()
 	msgs := make([]store.NewMessage, n)

@@ -86,15 +86,12 @@ func TestStepsOfANotedRunCostNoStatementForItsRow(t *testing.T) {
 		t.Fatalf("%d messages, %v", len(got), err)
 	}
 	statements := func(step, version string) int64 {
-		before := s.Statements()
-		settled, err := c.Settle(t.Context(), []store.Outcome{{
-			Lease: got[0].Lease, Kind: store.OutcomeStep, Version: version,
-			Steps: []store.StepResult{{StepKey: store.StepKey{Name: step, Occurrence: 1}, State: store.StepSucceeded, Output: []byte(`1`)}},
-		}})
-		if err != nil || settled[0].Err != nil {
-			t.Fatal(settled, err)
-		}
-		return s.Statements() - before
+		return sent(s, func() {
+			settle1(t, c, store.Outcome{
+				Lease: got[0].Lease, Kind: store.OutcomeStep, Version: version,
+				Steps: []store.StepResult{{StepKey: store.StepKey{Name: step, Occurrence: 1}, State: store.StepSucceeded, Output: []byte(`1`)}},
+			})
+		})
 	}
 	first, second := statements("a", ""), statements("b", "")
 	versioned, last := statements("c", "v1"), statements("d", "v1")

@@ -174,12 +174,12 @@ func TestALoneStepThatIsKeptIsHeldUp(t *testing.T) {
 	tx := completing("pay")(t, s, l)
 	var took []int64
 	for range 2 {
-		before := s.Statements()
-		got, err := c.Settle(t.Context(), step("pay"))
-		if err != nil || !errors.Is(got[0].Err, store.ErrUnavailable) {
-			t.Fatalf("settled %+v, %v; want %v for the step", got, err, store.ErrUnavailable)
-		}
-		took = append(took, s.Statements()-before)
+		took = append(took, sent(s, func() {
+			got, err := c.Settle(t.Context(), step("pay"))
+			if err != nil || !errors.Is(got[0].Err, store.ErrUnavailable) {
+				t.Fatalf("settled %+v, %v; want %v for the step", got, err, store.ErrUnavailable)
+			}
+		}))
 	}
 	if took[1] != took[0]-1 {
 		t.Errorf("it took %d statements, then %d; want one less, for the one that waits", took[0], took[1])
@@ -187,9 +187,7 @@ func TestALoneStepThatIsKeptIsHeldUp(t *testing.T) {
 	commit(t, tx)
 	// The first to look finds it free, so that the next is one statement again.
 	settle1(t, c, step("pay")[0])
-	before := s.Statements()
-	settle1(t, c, step("next")[0])
-	if n := s.Statements() - before; n != 1 {
+	if n := sent(s, func() { settle1(t, c, step("next")[0]) }); n != 1 {
 		t.Errorf("the next step took %d statements", n)
 	}
 	if st := load1(t, s, l.ID).Steps[1]; st.Name != "pay" || string(st.Output) != `{"ok": true}` {

@@ -47,9 +47,7 @@ func TestALoneStepIsRecordedAsManyAre(t *testing.T) {
 		{StepKey: at("b", 0), Kind: store.StepSignal, Position: 4, State: store.StepFailed, Error: "no signal"},
 		{StepKey: at("c", 0), Kind: store.StepSleep, Position: 5, State: store.StepSucceeded},
 	} {
-		before := s.Statements()
-		settle1(t, c, step(alone, r))
-		if n := s.Statements() - before; n != 1 {
+		if n := sent(s, func() { settle1(t, c, step(alone, r)) }); n != 1 {
 			t.Errorf("step %d alone took %d statements", i, n)
 		}
 		o := step(other, store.StepResult{StepKey: at("filler", i), State: store.StepSucceeded})

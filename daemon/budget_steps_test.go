@@ -17,8 +17,9 @@ const (
 	budgetStepWALBytes   = 500
 	budgetStepRows       = 1.4 // inserted: its own, and a share of the run's
 	budgetStepUpdates    = 0.1
-	// Allocations in the daemon. SQLite's engine is in its process.
-	budgetStepAllocs, budgetStepAllocsSQLite = 60, 60
+	// Allocations in the daemon. SQLite's engine is in its process, and on a busy
+	// machine its batches are small.
+	budgetStepAllocs, budgetStepAllocsSQLite = 60, 100
 )
 
 const (

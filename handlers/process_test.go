@@ -93,7 +93,7 @@ func (l *lines) Write(p []byte) (int, error) {
 // await waits until the output contains want.
 func (l *lines) await(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		l.mu.Lock()
 		text, more := l.text.String(), l.more
@@ -190,7 +190,7 @@ func until(t *testing.T, stream handlerpb.Handler_WorkClient, done func(*handler
 // exited waits for the process to go.
 func (c *child) exited(t *testing.T) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !c.client.Exited() {

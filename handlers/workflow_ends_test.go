@@ -185,7 +185,7 @@ func stopped(t *testing.T, job *handlerpb.Job, body error, stop *handlerpb.HostF
 	p.begin(job)
 	select {
 	case <-began:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the step's body did not begin")
 	}
 	if stop != nil {

@@ -24,7 +24,7 @@ import (
 
 // deadline limits every wait for an event. It is generous, for slow machines
 // under the race detector; nothing is asserted on how long an event took.
-const deadline = 60 * time.Second
+const deadline = 3 * time.Minute
 
 // world is one database with a plugins directory, gates and a journal.
 type world struct {

@@ -17,7 +17,7 @@ import (
 	"github.com/pgqrs/pgqrsd/handlers"
 )
 
-const waitLimit = 60 * time.Second
+const waitLimit = 3 * time.Minute
 
 // serveTestHandler is the test binary as a handler: its jobs wait until they
 // are cancelled.

@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long tests wait for what must happen.
-const patience = 40 * time.Second
+const patience = 2 * time.Minute
 
 // rig is a host under test with its plugins directory.
 type rig struct {

@@ -37,6 +37,7 @@ const (
 	kindRiverEnqueue = "river-enqueue"
 	kindRiverLatency = "river-latency"
 	kindDBOS         = "dbos"
+	kindDBOSAlone    = "dbos-alone"
 	kindDBOSQueue    = "dbos-queue"
 	kindCommit       = "commit"
 )
@@ -54,6 +55,7 @@ func runChild(ctx context.Context, in io.Reader, out io.Writer) error {
 		kindRiverEnqueue: riverEnqueueBatches,
 		kindRiverLatency: riverLatency,
 		kindDBOS:         dbosStart,
+		kindDBOSAlone:    dbosAlone,
 		kindDBOSQueue:    dbosDrain,
 		kindCommit:       bareCommits,
 	}

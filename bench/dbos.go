@@ -25,18 +25,21 @@ const (
 
 // Its pool is as large as it makes it by itself.
 const (
+	dbosAloneSettings = "in process, one workflow after the other; its own pool of 20 connections"
 	dbosStartSettings = "in process, 100 goroutines that each run a workflow and wait for its result, one after the other; its own pool of 20 connections"
 	dbosQueueSettings = "in process, from a queue that is full, WorkerConcurrency 100, polled every 5 ms instead of every second; its own pool of 20 connections"
 )
 
 // dbosWork is a workflow of so many steps. done counts those that have come to
-// their end, but are not recorded yet.
-func dbosWork(done *atomic.Int64) dbos.Workflow[int, int] {
+// their end, but are not recorded yet, and took is told of each step's time.
+func dbosWork(done *atomic.Int64, took func(time.Duration)) dbos.Workflow[int, int] {
 	return func(ctx dbos.Context, steps int) (int, error) {
 		for range steps {
+			began := time.Now()
 			if _, err := dbos.RunAsStep(ctx, dbosStep, dbos.WithStepName("nothing")); err != nil {
 				return 0, err
 			}
+			took(time.Since(began))
 		}
 		done.Add(1)
 		return steps, nil
@@ -55,10 +58,25 @@ func openDBOS(ctx context.Context, dsn string, work dbos.Workflow[int, int]) (db
 	return d, nil
 }
 
-// dbosStart starts workflows directly, as many at once as are to be in flight.
-func dbosStart(ctx context.Context, t task) (f figures, err error) {
+// dbosStart starts workflows directly, a hundred at once.
+func dbosStart(ctx context.Context, t task) (figures, error) {
+	return dbosRun(ctx, t, dbosInFlight, func(time.Duration) {})
+}
+
+// dbosAlone starts them one by one, and measures each step.
+func dbosAlone(ctx context.Context, t task) (figures, error) {
+	var took []float64
+	f, err := dbosRun(ctx, t, 1, func(d time.Duration) { took = append(took, float64(d.Microseconds())/1000) })
+	if err != nil {
+		return nil, err
+	}
+	f[figStepP50], f[figStepP99] = quantile(took, 0.5), quantile(took, 0.99)
+	return f, nil
+}
+
+func dbosRun(ctx context.Context, t task, inFlight int, took func(time.Duration)) (f figures, err error) {
 	var done atomic.Int64
-	work := dbosWork(&done)
+	work := dbosWork(&done, took)
 	d, err := openDBOS(ctx, t.DSN, work)
 	if err != nil {
 		return nil, err
@@ -71,7 +89,7 @@ func dbosStart(ctx context.Context, t task) (f figures, err error) {
 		return nil, err
 	}
 	began := time.Now()
-	err = inParallel(ctx, t.Messages, dbosInFlight, func() error {
+	err = inParallel(ctx, t.Messages, inFlight, func() error {
 		h, err := dbos.RunWorkflow(d, work, t.Steps)
 		if err != nil {
 			return fmt.Errorf("run a DBOS workflow: %w", err)
@@ -89,7 +107,7 @@ func dbosStart(ctx context.Context, t task) (f figures, err error) {
 // launch until all workflows are recorded as done.
 func dbosDrain(ctx context.Context, t task) (f figures, err error) {
 	var done atomic.Int64
-	d, err := openDBOS(ctx, t.DSN, dbosWork(&done))
+	d, err := openDBOS(ctx, t.DSN, dbosWork(&done, func(time.Duration) {}))
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ func TestContendersMeasure(t *testing.T) {
 		{task{Kind: kindRiverEnqueue, DSN: l.dsn, Messages: 1500}, figEnqueue},
 		{task{Kind: kindRiverLatency, DSN: l.dsn, Messages: 5, Every: 20 * time.Millisecond}, figStartP50},
 		{task{Kind: kindDBOS, DSN: l.dsn, Messages: 30}, figWorkflows},
+		{task{Kind: kindDBOSAlone, DSN: l.dsn, Messages: 3, Steps: 20}, figStepP50},
 		{task{Kind: kindDBOSQueue, DSN: l.dsn, Messages: 30, Steps: 2}, figSteps},
 		{task{Kind: kindCommit, DSN: l.dsn, Messages: 50}, figCommitP50},
 	} {

@@ -8,6 +8,7 @@ const (
 	nameOursSteps      = "pgqrsd-steps"
 	nameDBOSEmpty      = "dbos-empty"
 	nameDBOSSteps      = "dbos-steps"
+	nameDBOSAlone      = "dbos-alone"
 	nameDBOSQueueEmpty = "dbos-queue-empty"
 	nameDBOSQueueSteps = "dbos-queue-steps"
 )
@@ -58,7 +59,7 @@ func (l *lab) workflowsExperiment() experiment {
 }
 
 // stepExperiment is what a step costs a workflow that is alone, beside what it
-// cannot do without: one commit.
+// cannot do without, one commit, and beside DBOS's.
 func (l *lab) stepExperiment() experiment {
 	return experiment{
 		name: "step", suite: suiteTargets,
@@ -66,11 +67,15 @@ func (l *lab) stepExperiment() experiment {
 			l.pgqrsdOn(nameOurs, l.dsn, "drain", "--steps", strconv.Itoa(aloneSteps), "--concurrency", "1", "--queue-size", strconv.Itoa(aloneWorkflows)),
 			l.childContender(nameCommit, "one insert of a small row after the other, each committed by itself, on one connection",
 				task{Kind: kindCommit, DSN: l.dsn, Messages: l.messages(bareCommitCount)}),
+			l.childContender(nameDBOSAlone, dbosAloneSettings, task{Kind: kindDBOSAlone, DSN: l.dsn, Messages: aloneWorkflows, Steps: aloneSteps}),
 		},
 		rows: []row{{
 			name: "step-commit", what: "one workflow alone: a step, in its function / a bare commit, medians",
 			goal: goal{bound: atMost, limit: 1.5}, needs: []string{nameOurs, nameCommit},
 			value: func(m medians) float64 { return m.of(nameOurs, figStepP50) / m.of(nameCommit, figCommitP50) },
+		}, {
+			name: "step-dbos", what: "one workflow alone: a step through a handler process / DBOS in process, medians",
+			needs: []string{nameOurs, nameDBOSAlone}, value: ratio(figStepP50, nameOurs, nameDBOSAlone),
 		}},
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -204,6 +206,52 @@ func TestALockedRunIsNoOutage(t *testing.T) {
 	f.posts(`{"messages":[{"payload":{}}]}`, http.StatusCreated, "")
 	f.exec(conn, `rollback`)
 	f.answers(http.StatusOK, "POST", path, "", nil)
+}
+
+// A stop ends in its time though an application's transaction keeps the lease of
+// a run, and says that it is left. The next daemon here takes it back.
+func TestAStopEndsThoughALeaseIsKept(t *testing.T) {
+	schema := pgtest.Schema(t)
+	cfg := testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
+	f := run(t, cfg)
+	begin := func(diary string) int64 {
+		t.Helper()
+		id := f.begin(plan{Do: "wait", File: f.path("go"), Diary: f.path(diary)})
+		f.eventually("its code runs", func() bool { return slices.Contains(f.noted(f.path(diary)), "waits") })
+		return id
+	}
+	kept := begin("kept")
+	other := begin("other")
+	conn, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	f.must(err)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	f.exec(conn, `begin`)
+	in := pgx.Identifier{schema}.Sanitize()
+	_, err = conn.Exec(t.Context(), `select `+in+`.complete_step($1, worker_id, claim, 'waits', 0, 1, '""') from `+in+`.claims where $1 = any(ids)`, kept)
+	f.must(err)
+
+	f.stop()
+	f.d.ReleaseNow() // which only makes it quicker
+	if err := f.end(); !errors.Is(err, store.ErrLocked) || !strings.Contains(err.Error(), "1 messages stay leased") {
+		t.Errorf("Run returned %v, want %v", err, store.ErrLocked)
+	}
+	if m := f.get(kept); m.State != store.Leased {
+		t.Errorf("the run whose lease is kept is %s", m.State)
+	}
+	if m := f.get(other); m.State != store.Ready || m.Attempts != 0 {
+		t.Errorf("the other run is %s with %d attempts", m.State, m.Attempts)
+	}
+	f.exec(conn, `commit`)
+	f.touch("go")
+	again := run(t, cfg)
+	for _, id := range []int64{kept, other} {
+		if r := again.reaches(id, store.RunSucceeded); r.Attempts != 0 {
+			t.Errorf("the stop cost run %d %d attempts", id, r.Attempts)
+		}
+	}
+	if ran := f.noted(f.path("kept")); !slices.Equal(ran, []string{"before", "waits", "after"}) {
+		t.Errorf("the steps %q ran, want not again the one that the transaction recorded", ran)
+	}
 }
 
 func compact(t *testing.T, text string) string {

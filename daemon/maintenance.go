@@ -138,7 +138,7 @@ func (m *maintenance) rescue(ctx context.Context, admin store.Admin) error {
 	var left error
 	if m.mayReclaim(time.Now()) {
 		back, err := admin.Reclaim(ctx, m.d.cfg.WorkerTimeout)
-		if back.Workers > 0 {
+		if back != (store.GivenBack{}) {
 			m.d.log.Warn("dead workers' messages were taken back", "workers", back.Workers, "ready", back.Ready, "dead", back.Dead)
 		}
 		if m.d.database.noteRead(err) != nil {

@@ -141,7 +141,7 @@ func (d *Daemon) rushed() bool {
 }
 
 // stopWorkers releases what is left and stops every worker of this daemon. It
-// tries for a while if the database is away.
+// tries for a while if the database is away, or a transaction keeps some of it.
 func (d *Daemon) stopWorkers() error {
 	limit := lastWords
 	if d.rushed() {
@@ -150,13 +150,21 @@ func (d *Daemon) stopWorkers() error {
 	ctx, cancel := context.WithTimeout(d.life, limit)
 	defer cancel()
 	var back retry
+	var last error
 	for {
 		var errs []error
 		for _, q := range d.allQueues() {
 			errs = append(errs, d.stopConsumer(ctx, q))
 		}
 		errs = append(errs, stopWorker(ctx, d.workers.producer()), stopWorker(ctx, d.workers.admin()))
-		err := d.database.note(errors.Join(errs...))
+		err := errors.Join(errs...)
+		if !errors.Is(err, store.ErrLocked) { // of which the stop's end says what is left
+			err = d.database.note(err)
+		}
+		if err != nil && ctx.Err() != nil && last != nil {
+			return last // this one only says that the time is over
+		}
+		last = err
 		now := d.now
 		if d.rushed() {
 			now = nil // it is closed, and would end every pause
@@ -167,7 +175,9 @@ func (d *Daemon) stopWorkers() error {
 	}
 }
 
-// stopConsumer releases what a queue's consumer holds and stops it.
+// stopConsumer releases what a queue's consumer holds and stops it. While a
+// transaction keeps some of it, the consumer's row stays as it is: what is left is
+// found through it, and goes back when the row is reclaimed for want of heartbeats.
 func (d *Daemon) stopConsumer(ctx context.Context, q *queue) error {
 	q.mu.Lock()
 	consumer := q.consumer
@@ -177,11 +187,11 @@ func (d *Daemon) stopConsumer(ctx context.Context, q *queue) error {
 	if errors.As(err, &notReady) && notReady.State == store.WorkerStopped {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("release the messages of queue %s: %w", q.name, err)
-	}
 	if released > 0 {
 		q.log.Warn("messages were released", "messages", released)
+	}
+	if err != nil {
+		return fmt.Errorf("release the messages of queue %s: %w", q.name, err)
 	}
 	if err := stopWorker(ctx, consumer); err != nil {
 		return fmt.Errorf("queue %s: %w", q.name, err)

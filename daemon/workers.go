@@ -66,7 +66,7 @@ func (w *workers) reclaimSlot(ctx context.Context) (err error) {
 	case err != nil:
 		return fmt.Errorf("take back what an earlier daemon in slot %s held: %w", w.opts.Name, err)
 	}
-	if back.Workers > 0 {
+	if back != (store.GivenBack{}) {
 		w.d.log.Warn("an earlier daemon died here; its messages were taken back",
 			"workers", back.Workers, "ready", back.Ready, "dead", back.Dead)
 	}

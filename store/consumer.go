@@ -148,7 +148,8 @@ type Consumer interface {
 	Delete(ctx context.Context, leases ...Lease) ([]error, error)
 	Release(ctx context.Context, leases ...Lease) ([]error, error)
 	// ReleaseAll gives back all that this consumer holds, without costing
-	// attempts, and returns how many.
+	// attempts, and returns how many. What another transaction keeps locked stays
+	// leased: it returns ErrLocked with the count of the others.
 	ReleaseAll(ctx context.Context) (int64, error)
 }
 

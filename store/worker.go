@@ -105,7 +105,9 @@ type Worker interface {
 	// heartbeat is younger than maxAge.
 	IsHealthy(ctx context.Context, maxAge time.Duration) (bool, error)
 	// Close ends the use of the worker. An ephemeral worker's messages are
-	// released and its row removed; others stay as they are.
+	// released and its row removed; others stay as they are. While another
+	// transaction keeps some locked, the row stays too and it returns ErrLocked:
+	// without heartbeats it is reclaimed, unless Close is called again.
 	Close(ctx context.Context) error
 }
 
@@ -160,12 +162,14 @@ type Admin interface {
 	WorkerMessages(ctx context.Context, id int64, page Page) ([]Message, error)
 	// ReleaseWorker gives back all that a worker holds, without costing
 	// attempts, and returns how many; ErrNotFound. The worker finds its leases lost.
+	// What another transaction keeps locked is left, as by Consumer.ReleaseAll.
 	ReleaseWorker(ctx context.Context, id int64) (int64, error)
 
 	// Reclaim declares stopped every worker without a heartbeat for maxAge and
-	// gives its messages back; started ones lose an attempt. Workers that need a
-	// row which another transaction keeps locked are left as they are: it returns
-	// ErrUnavailable with the count of the others. So do ReclaimSlot and GiveBack.
+	// gives its messages back; started ones lose an attempt. Leases that need a
+	// row which another transaction keeps locked are left, and with them their
+	// workers as they are: it returns ErrLocked with the count of the others. So do
+	// ReclaimSlot and GiveBack.
 	Reclaim(ctx context.Context, maxAge time.Duration) (GivenBack, error)
 	// ReclaimSlot does the same at once for every worker registered under the
 	// slot, whose lock the caller holds, before it registers its own. No slot

@@ -138,7 +138,11 @@ func (a *admin) ReleaseWorker(ctx context.Context, id int64) (int64, error) {
 	if err := a.s.row(ctx, op, sqlWorkerPlace, []any{id}, &kind, &queueID); err != nil {
 		return 0, err
 	}
-	return a.s.release(ctx, op, id, queueID, false)
+	n, left, err := a.s.release(ctx, op, id, queueID, false)
+	if err != nil {
+		return 0, err
+	}
+	return n, left.err(op)
 }
 
 func (a *admin) DeadLetter(ctx context.Context, reason string, ids ...int64) ([]error, error) {

@@ -195,13 +195,14 @@ func (h *holdings) gone(claims []int64) {
 	maps.DeleteFunc(h.held, func(l store.Lease, _ struct{}) bool { return slices.Contains(claims, l.Claim) })
 }
 
-// forget forgets everything, after all claims were dropped.
-func (h *holdings) forget() {
+// keep forgets all claims but these, after the others were dropped.
+func (h *holdings) keep(claims []int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	clear(h.claims)
-	clear(h.held)
-	h.drained = nil
+	gone := func(claim int64) bool { return !slices.Contains(claims, claim) }
+	maps.DeleteFunc(h.claims, func(claim int64, _ map[int64]noted) bool { return gone(claim) })
+	maps.DeleteFunc(h.held, func(l store.Lease, _ struct{}) bool { return gone(l.Claim) })
+	h.drained = slices.DeleteFunc(h.drained, gone)
 }
 
 func without(list, remove []int64) []int64 {

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,14 +27,50 @@ with t as materialized (
 delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.claim = t.claim
 returning c.worker_id, c.ids, coalesce(c.started, '{}')`
 
-	// sqlTakeWorkers drops all claims of workers.
+	// sqlAwaitClaims waits for all who have claims of workers locked.
+	sqlAwaitClaims = `
+select from {{schema}}.claims where worker_id = any($1::bigint[]) order by worker_id, claim for update`
+
+	// sqlHoldClaims waits for those of us who settle or renew claims of workers, and
+	// keeps them out. It lets those pass who only see to it that a claim stays, as
+	// complete_step does, for as long as an application's transaction likes.
+	sqlHoldClaims = `
+select from {{schema}}.claims where worker_id = any($1::bigint[]) order by worker_id, claim for no key update`
+
+	// sqlTakeWorkers drops claims of workers, which are held, but for the claims $3
+	// of the workers $2, and those that a transaction keeps.
 	sqlTakeWorkers = `
 with t as materialized (
-    select worker_id, claim from {{schema}}.claims where worker_id = any($1::bigint[])
-    order by worker_id, claim for update
+    select c.worker_id, c.claim from {{schema}}.claims c where c.worker_id = any($1::bigint[])
+        and not exists (select from unnest($2::bigint[], $3::bigint[]) k(worker_id, claim) where k.worker_id = c.worker_id and k.claim = c.claim)
+    order by c.worker_id, c.claim for update skip locked
 )
 delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.claim = t.claim
 returning c.worker_id, c.ids, coalesce(c.started, '{}')`
+
+	// sqlTakeFree takes what nobody keeps out of those that are left, but for the
+	// same claims. Of a step that is being recorded the message is kept as well.
+	sqlTakeFree = `
+with c as materialized (
+    select c.worker_id, c.claim, c.ids, c.started from {{schema}}.claims c where c.worker_id = any($1::bigint[])
+        and not exists (select from unnest($2::bigint[], $3::bigint[]) k(worker_id, claim) where k.worker_id = c.worker_id and k.claim = c.claim)
+),
+free as materialized (
+    select m.id from {{schema}}.messages m where m.id = any(array(select unnest(c.ids) from c)) for update skip locked
+),
+shrunk as (
+    update {{schema}}.claims u set ids = array(select unnest(c.ids) except select id from free),
+        started = array(select unnest(c.started) except select id from free)
+    from c where u.worker_id = c.worker_id and u.claim = c.claim
+)
+select c.worker_id, array(select unnest(c.ids) intersect select id from free), array(select unnest(c.started) intersect select id from free)
+from c`
+
+	// sqlLeave has the claims that are left of a worker cost no attempt later, and
+	// says which they are and how many messages they hold.
+	sqlLeave = `
+update {{schema}}.claims c set started = null where c.worker_id = $1
+returning c.claim, (select count(*) from {{schema}}.messages m where m.id = any(c.ids))`
 
 	// sqlFailStarted counts an attempt as failed of the messages $2 that had
 	// been started by the workers $3. Those at their last attempt die, or are
@@ -98,8 +135,8 @@ select distinct d.worker_id, d.claim from dying d where d.run_id in (select k.id
 	sqlCountThere = `select count(*) from {{schema}}.messages where id = any($1::bigint[])`
 )
 
-// lockedWait is how long one try waits for the row of a run that another
-// transaction keeps, where it has, or may have, a queue's claim lock in hand.
+// lockedWait is how long one try waits for a row that another transaction keeps,
+// where it has, or may have, a queue's claim lock in hand.
 const lockedWait = 100 * time.Millisecond
 
 // Why an attempt failed that nobody settled.
@@ -108,7 +145,7 @@ const (
 	reasonDied   = "its worker died"
 )
 
-// taken is claims that were dropped.
+// taken is what was taken out of claims, or with them.
 type taken struct {
 	ids            []int64
 	started        []int64
@@ -216,15 +253,64 @@ func (s *Store) failStarted(ctx context.Context, tx pgx.Tx, now *time.Time, t *t
 	return n, b.sendIn(ctx, tx)
 }
 
-// release gives back all that a worker holds, without costing attempts, and
-// returns how many. With remove the worker's row goes too.
-func (s *Store) release(ctx context.Context, op string, id int64, queueID int32, remove bool) (int64, error) {
-	var n int64
-	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
+// awaitClaims gives the transactions that keep claims of workers a moment to end,
+// without a queue's claim lock in hand. It may fail: what follows leaves what is
+// kept still then.
+func (s *Store) awaitClaims(ctx context.Context, op string, workers []int64) {
+	_ = s.look(ctx, op, func(b *batch) {
+		// Not lock_timeout: it begins anew with each transaction that comes to keep one.
+		b.add(sqlLimits, milliseconds(idleLimit), milliseconds(lockedWait))
+		b.add(sqlAwaitClaims, workers)
+	})
+}
+
+// addTake takes what workers hold, but for these claims and what is kept.
+func (t *taken) addTake(b *batch, workers []int64, but claims) {
+	b.add(sqlHoldClaims, workers)
+	b.add(sqlTakeWorkers, workers, but.workers, but.claims).Query(t.read)
+	b.add(sqlTakeFree, workers, but.workers, but.claims).Query(t.read)
+}
+
+// left is what a worker holds still, because a transaction keeps its claims.
+type left struct {
+	claims   []int64
+	messages int64
+}
+
+func (l *left) read(r pgx.Rows) error {
+	var claim, messages int64
+	_, err := pgx.ForEachRow(r, []any{&claim, &messages}, func() error {
+		l.claims = append(l.claims, claim)
+		l.messages += messages
+		return nil
+	})
+	return err
+}
+
+// err says that something is left, if it is.
+func (l *left) err(op string) error {
+	if len(l.claims) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %d messages stay leased, whose lease an open transaction holds, as one that called complete_step; pg_stat_activity shows it: %w",
+		op, l.messages, store.ErrLocked)
+}
+
+// release gives back what a worker holds, without costing attempts, and returns
+// how many, and what is left. With remove the worker's row goes too, unless
+// something is left, which is found through it: that is reclaimed, as the worker
+// has no heartbeats any more.
+func (s *Store) release(ctx context.Context, op string, id int64, queueID int32, remove bool) (n int64, l left, err error) {
+	if queueID != 0 {
+		s.awaitClaims(ctx, op, []int64{id})
+	}
+	err = s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		var t taken
 		if queueID != 0 {
 			b.add(sqlClaimLock, s.claimLock, queueID)
-			b.add(sqlTakeWorkers, []int64{id}).Query(t.read)
+			b.add(sqlLockLimit, milliseconds(lockedWait))
+			t.addTake(b, []int64{id}, claims{[]int64{}, []int64{}})
+			b.add(sqlLeave, id).Query(l.read)
 		}
 		if remove {
 			b.add(sqlWorkerDeleteEphemeral, id)
@@ -235,10 +321,10 @@ func (s *Store) release(ctx context.Context, op string, id int64, queueID int32,
 		return tx.QueryRow(ctx, s.sql(sqlCountThere), t.ids).Scan(&n)
 	})
 	if err != nil {
-		return 0, err
+		return 0, left{}, err
 	}
 	if n > 0 {
 		s.notifier.add("")
 	}
-	return n, nil
+	return n, l, nil
 }

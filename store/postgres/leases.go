@@ -169,10 +169,12 @@ func (c *consumer) Release(ctx context.Context, leases ...store.Lease) ([]error,
 func (c *consumer) ReleaseAll(ctx context.Context) (int64, error) {
 	c.turn.Lock() // no claim is made meanwhile
 	defer c.turn.Unlock()
-	n, err := c.s.release(ctx, fmt.Sprintf("release all of consumer %d", c.id), c.id, c.queueID, false)
-	if err == nil {
-		c.holdings.forget()
-		c.holdings.returned.Store(true)
+	op := fmt.Sprintf("release all of consumer %d", c.id)
+	n, left, err := c.s.release(ctx, op, c.id, c.queueID, false)
+	if err != nil {
+		return 0, err
 	}
-	return n, err
+	c.holdings.keep(left.claims)
+	c.holdings.returned.Store(true)
+	return n, left.err(op)
 }

@@ -3,10 +3,12 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgqrs/pgqrsd/store"
 )
@@ -19,16 +21,17 @@ where state <> 'stopped' and heartbeat_at <= {{now}} - $2 * interval '1 microsec
 	sqlSlotIDs = `
 select id, coalesce(queue_id, 0) from {{schema}}.workers where state <> 'stopped' and slot = $1 order by id`
 
-	// sqlReclaim stops those of the workers $2 that are still without a
-	// heartbeat for $3; null asks nothing of their heartbeats.
-	sqlReclaim = `
-with w as materialized (
-    select id from {{schema}}.workers where id = any($2::bigint[]) and state <> 'stopped'
-        and ($3::bigint is null or heartbeat_at <= {{now}} - $3 * interval '1 microsecond')
-    order by id for update
-)
-update {{schema}}.workers u set state = 'stopped', stopped_at = {{now}}, reclaimed = true
-from w where u.id = w.id returning u.id`
+	// sqlLockDead locks those of the workers $2 that are still without a heartbeat
+	// for $3; null asks nothing of their heartbeats.
+	sqlLockDead = `
+select id from {{schema}}.workers where id = any($2::bigint[]) and state <> 'stopped'
+    and ($3::bigint is null or heartbeat_at <= {{now}} - $3 * interval '1 microsecond')
+order by id for update`
+
+	// sqlStopDead stops those of the workers $2 that have no claim left.
+	sqlStopDead = `
+update {{schema}}.workers w set state = 'stopped', stopped_at = {{now}}, reclaimed = true
+where w.id = any($2::bigint[]) and not exists (select from {{schema}}.claims c where c.worker_id = w.id)`
 
 	sqlRunOutQueues = `
 select q.id, q.name from {{schema}}.queues q where q.id in (select c.queue_id from {{schema}}.claims c where c.expires_at <= {{now}})
@@ -74,8 +77,9 @@ on conflict (id) do update set worker_id = excluded.worker_id, expires_at = excl
 // waits for a lock.
 const sqlLockLimit = `select set_config('lock_timeout', $1, true)`
 
-// reclaimWait is how long a reclaim waits for the rows of a worker, with its
-// queue's claim lock in hand, before it leaves them to the next one.
+// reclaimWait is how long a reclaim waits for the row of a worker, or a settlement
+// of its leases, with its queue's claim lock in hand, before it leaves its queue to
+// the next one.
 const reclaimWait = 2 * time.Second
 
 // Reclaim declares workers without a heartbeat stopped.
@@ -120,67 +124,76 @@ func (a *admin) reclaim(ctx context.Context, op, text string, args []any, maxAge
 			return total, err
 		}
 	}
-	if total.Workers > 0 {
+	if total.Workers+total.Ready > 0 {
 		a.s.notifier.add("")
 	}
 	return total, locked
 }
 
-// reclaimFree reclaims workers of one queue. Where somebody keeps a row locked
-// that one of them needs, it reclaims the others, and says so. One that is left
-// is not stopped, so that its leases go back by themselves when they run out.
+// reclaimFree reclaims workers of one queue; 0 is those that have none. It leaves
+// the leases for which it needs a row that somebody keeps locked, and says so. A
+// worker with such a lease is not stopped, so that the next reclaim finds it, and
+// the lease goes back by itself when it runs out.
 func (s *Store) reclaimFree(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
-	n, locked := s.reclaimOf(ctx, op, queueID, ids, maxAge)
-	if !errors.Is(locked, store.ErrLocked) {
-		return n, locked
+	if queueID != 0 {
+		s.awaitClaims(ctx, op, ids)
 	}
-	kept, err := s.keptClaims(ctx, op, sqlWorkersKept, ids)
-	if err != nil {
-		return store.GivenBack{}, err
+	n, left, err := s.reclaimBut(ctx, op, queueID, ids, maxAge, claims{[]int64{}, []int64{}})
+	if errors.Is(err, store.ErrLocked) {
+		kept, lookErr := s.keptClaims(ctx, op, sqlWorkersKept, ids)
+		if lookErr != nil {
+			return n, lookErr
+		}
+		if len(kept.claims) == 0 {
+			return n, err // it was a lock of another kind, or is no more
+		}
+		n, left, err = s.reclaimBut(ctx, op, queueID, ids, maxAge, kept)
 	}
-	free := without(ids, kept.workers)
-	if len(kept.workers) == 0 || len(free) == 0 {
-		return store.GivenBack{}, locked
+	if err == nil && left > 0 {
+		err = fmt.Errorf("%s: %d workers are left with leases that an open transaction holds up, as one that called send_signal or complete_step; pg_stat_activity shows it: %w",
+			op, left, store.ErrLocked)
 	}
-	if n, err = s.reclaimOf(ctx, op, queueID, free, maxAge); err != nil {
-		return store.GivenBack{}, err
-	}
-	return n, locked
+	return n, err
 }
 
-// reclaimOf reclaims workers of one queue; 0 is those that have none.
-func (s *Store) reclaimOf(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64) (store.GivenBack, error) {
+// reclaimBut does so but for these claims, and says how many workers are left.
+func (s *Store) reclaimBut(ctx context.Context, op string, queueID int32, ids []int64, maxAge *int64, but claims) (store.GivenBack, int64, error) {
 	var n store.GivenBack
+	var dead []int64
+	var stopped int64
 	err := s.transaction(ctx, op, func(ctx context.Context, b *batch, tx pgx.Tx) error {
 		now := s.now()
-		var stopped []int64
 		if queueID != 0 {
 			b.add(sqlClaimLock, s.claimLock, queueID)
 		}
 		// Who waits for the claim lock must not wait for who holds a row.
 		b.add(sqlLockLimit, milliseconds(reclaimWait))
-		b.add(sqlReclaim, now, ids, maxAge).Query(func(r pgx.Rows) (err error) {
-			stopped, err = pgx.CollectRows(r, pgx.RowTo[int64])
+		b.add(sqlLockDead, now, ids, maxAge).Query(func(r pgx.Rows) (err error) {
+			dead, err = pgx.CollectRows(r, pgx.RowTo[int64])
 			return err
 		})
-		if err := b.sendIn(ctx, tx); err != nil || len(stopped) == 0 {
+		if err := b.sendIn(ctx, tx); err != nil || len(dead) == 0 {
 			return err
 		}
 		var t taken
 		b = s.batch()
-		b.add(sqlTakeWorkers, stopped).Query(t.read)
+		t.addTake(b, dead, but)
+		b.add(sqlStopDead, now, dead).Exec(func(tag pgconn.CommandTag) error {
+			stopped = tag.RowsAffected()
+			return nil
+		})
 		if err := b.sendIn(ctx, tx); err != nil {
 			return err
 		}
 		var err error
 		n, err = s.failStarted(ctx, tx, now, &t, reasonDied)
-		n.Workers = int64(len(stopped))
 		return err
 	})
 	if err != nil {
-		return store.GivenBack{}, err
+		return store.GivenBack{}, 0, err
 	}
-	return n, nil
+	n.Workers = stopped
+	return n, int64(len(dead)) - stopped, nil
 }
 
 // GiveBack gives back the messages of leases that ran out, on every queue.

@@ -39,8 +39,9 @@ returning ` + queueColumns
 	sqlNoTimeout        = `select set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '5000', true)`
 	sqlClaimLock        = `select pg_advisory_xact_lock($1, $2)`
 
-	// sqlQueueClaims waits for settles under way.
-	sqlQueueClaims = `select worker_id from {{schema}}.claims where queue_id = $1 order by worker_id, claim for update`
+	// sqlQueueClaims waits for settles under way, but not for an application's
+	// transaction, which keeps a claim that holds messages.
+	sqlQueueClaims = `select worker_id from {{schema}}.claims where queue_id = $1 order by worker_id, claim for no key update`
 	sqlQueueHolds  = `
 select (select count(*) from {{schema}}.messages m where m.queue_id = $1),
     (select count(*) from {{schema}}.delayed d where d.queue_id = $1),

@@ -69,6 +69,11 @@ update {{schema}}.messages m set attempts = m.attempts + 1, ready_at = {{now}},
     errors = {{schema}}.add_error(m.errors, m.attempts + 1, {{now}}, i.error, $2)
 from unnest($3::bigint[], $4::text[]) as i(id, error) where m.id = i.id`
 
+	// sqlLockMessages is for held runs that are ready again. Who deletes a message
+	// waits for a transaction that records a step of it; so the lease of such a run
+	// never ends, and a claim that holds nothing is kept by nobody.
+	sqlLockMessages = `select from {{schema}}.messages m where m.id = any($1::bigint[]) for update`
+
 	sqlSettleDelete = `delete from {{schema}}.messages m where m.id = any($1::bigint[])`
 
 	// sqlForget removes what only runs have.
@@ -107,7 +112,7 @@ type mixed struct {
 	s    *Store
 	runs *runParts // nil where there are only jobs
 	left []int     // the items whose lease is over
-	back bool      // whether messages are ready again
+	back []int64   // messages that are ready again
 
 	done []int
 	dead deaths
@@ -221,7 +226,7 @@ func (s *Store) settleMixed(ctx context.Context, op string, t *settlement, flow 
 	t.results = results
 	if t.holdings != nil {
 		t.holdings.settled(t.leases(m.left), empty)
-		if m.back {
+		if len(m.back) > 0 {
 			t.holdings.returned.Store(true)
 		}
 	}
@@ -337,7 +342,9 @@ func (m *mixed) placed(i int, state store.State, h held) {
 	}
 	m.gone = append(m.gone, o.ID)
 	m.goneFrom = append(m.goneFrom, o.Claim)
-	m.back = m.back || state == store.Ready
+	if state == store.Ready {
+		m.back = append(m.back, o.ID)
+	}
 	if state != store.Dead && !slices.Contains(m.queues, h.queue) {
 		m.queues = append(m.queues, h.queue)
 	}

@@ -17,6 +17,9 @@ func (m *mixed) write(ctx context.Context, conn *pgxpool.Conn) ([]int64, error) 
 		if err := m.runs.write(b, now); err != nil {
 			return nil, err
 		}
+		if len(m.back) > 0 {
+			b.add(sqlLockMessages, m.back)
+		}
 	}
 	if len(m.done) > 0 {
 		m.addDone(b, m.done)

@@ -20,8 +20,10 @@ returning id, coalesce(queue_id, 0), coalesce((select q.kind from {{schema}}.que
 
 	sqlWorkerState = `select state from {{schema}}.workers where id = $1`
 
-	// sqlWorkerDeleteEphemeral removes the row of a worker whose claims are gone.
-	sqlWorkerDeleteEphemeral = `delete from {{schema}}.workers where id = $1`
+	// sqlWorkerDeleteEphemeral removes the row of a worker unless it has claims,
+	// which are found through it.
+	sqlWorkerDeleteEphemeral = `
+delete from {{schema}}.workers w where w.id = $1 and not exists (select from {{schema}}.claims c where c.worker_id = w.id)`
 )
 
 // worker is what an admin, a producer and a consumer have in common.
@@ -121,10 +123,11 @@ func (w *worker) Close(ctx context.Context) error {
 		return nil
 	}
 	op := fmt.Sprintf("close worker %d", w.id)
-	if _, err := w.s.release(ctx, op, w.id, w.queueID, true); err != nil {
+	_, left, err := w.s.release(ctx, op, w.id, w.queueID, true)
+	if err != nil {
 		return err
 	}
-	return nil
+	return left.err(op)
 }
 
 // checkReady returns a *NotReadyError unless the worker is ready.

@@ -508,10 +508,12 @@ begin
             using errcode = '22023';
     end if;
     perform complete_step.output::jsonb; -- which refuses NUL and half a surrogate pair
-    perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
-        and complete_step.run = any(c.ids) for key share;
+    -- Who takes a run out of a claim that stays has its message locked: the claim is
+    -- looked at when he has done so.
+    perform from {{schema}}.messages m where m.id = complete_step.run for key share;
     if found then
-        perform from {{schema}}.messages m where m.id = complete_step.run for key share;
+        perform from {{schema}}.claims c where c.worker_id = complete_step.worker and c.claim = complete_step.claim
+            and complete_step.run = any(c.ids) for key share;
     end if;
     if not found then
         raise exception 'complete step % of run %: worker % does not hold the run under claim %',

@@ -152,6 +152,7 @@ func (m *matrix) killAt(every []string, victims []string, expected ...string) {
 		m.t.Errorf("only %d of %d kills came about", fired, len(part))
 	}
 	m.keep()
+	m.d.waitFor("READY=1") // one that only just began would die of the signal
 	m.d.stop()
 	m.noneLeased()
 }

@@ -45,6 +45,8 @@ type RunFilter struct {
 	State    State
 	// Status narrows further; it may be any of the RunStatus words.
 	Status RunStatus
+	// Open leaves out runs that have ended.
+	Open bool
 	Page
 }
 

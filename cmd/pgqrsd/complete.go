@@ -37,6 +37,13 @@ func (a *app) queueNames(cmd *cobra.Command, args []string, _ string) ([]cobra.C
 	return names, none
 }
 
+// completeQueue completes a flag's value with the names of the queues.
+func (a *app) completeQueue(c *cobra.Command, flag string) {
+	completeFlag(c, flag, func(c *cobra.Command, _ []string, text string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.queueNames(c, nil, text)
+	})
+}
+
 func (a *app) listQueueNames(cmd *cobra.Command) ([]string, error) {
 	cfg, err := a.load(cmd)
 	if err != nil {

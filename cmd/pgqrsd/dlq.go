@@ -45,7 +45,10 @@ func (a *app) dlqReplay() *cobra.Command {
 		Use:   "replay ID...",
 		Short: "Put dead letters back on their queues",
 		Long: `Put dead letters back on their queues, under their own ids, with no failed
-attempts and their errors kept: those that are named, or all of a queue.`,
+attempts and their errors kept: those that are named, or all of a queue.
+
+A workflow's run keeps what is recorded of it, and so comes to the same failure
+again. For runs use ` + "`pgqrsd workflow retry ID...`, or `--all NAME`" + `.`,
 		Example: `  pgqrsd dlq replay 42 43
   pgqrsd dlq replay --queue emails`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -63,9 +66,7 @@ attempts and their errors kept: those that are named, or all of a queue.`,
 		}),
 	}
 	cmd.Flags().StringVar(&queue, "queue", "", "replay every dead letter of this queue")
-	completeFlag(cmd, "queue", func(c *cobra.Command, _ []string, text string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.queueNames(c, nil, text)
-	})
+	a.completeQueue(cmd, "queue")
 	return cmd
 }
 

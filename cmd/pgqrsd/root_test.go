@@ -122,6 +122,10 @@ func TestUsageErrors(t *testing.T) {
 		"worker list --kind boss":                       "--kind must be one of admin, producer, consumer",
 		"dlq replay":                                    "needs the IDs of dead letters, or --queue",
 		"dlq replay 1 --queue a":                        "needs the IDs of dead letters, or --queue",
+		"workflow retry":                                "needs either the IDs of runs, or --all and the name of a workflow",
+		"workflow cancel 1 --all a":                     "needs either the IDs of runs, or --all and the name of a workflow",
+		"workflow pause 1 x":                            `"x" is not the id of a run`,
+		"workflow resume --all":                         "flag needs an argument: --all",
 		"-o xml queue list":                             `--output must be table or json, not "xml"`,
 		"completion":                                    "pgqrsd completion needs a command",
 	} {

@@ -8,85 +8,92 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgqrs/pgqrsd/internal/view"
 	"github.com/pgqrs/pgqrsd/store"
 )
 
-// steered tells what became of a run.
-func (a *app) steered(run view.RunStatus, format string, args ...any) error {
-	if a.json() {
-		return a.printJSON(run)
-	}
-	a.say(format, args...)
-	return nil
-}
-
 func (a *app) workflowCancel() *cobra.Command {
 	var descend bool
-	cmd := a.onID("run", &cobra.Command{
-		Use:   "cancel ID",
-		Short: "Cancel a run",
-		Long: `Cancel a run. One that is queued or waits is cancelled at once. One that runs
+	cmd := a.steer(&cobra.Command{
+		Use:   "cancel ID...",
+		Short: "Cancel runs",
+		Long: `Cancel runs: those that are named, or with --all every one of a workflow that
+has not ended. One that is queued or waits is cancelled at once. One that runs
 stops at its next step: the step that runs may finish, and is recorded. Whatever
 its handler answers, it ends as cancelled. With --descend the runs that it
 started as steps are cancelled too, and theirs.`,
 		Example: `  pgqrsd workflow cancel 42
-  pgqrsd workflow cancel 42 --descend`,
-	}, func(ctx context.Context, s *session, id int64) error {
-		status, err := s.Workflows().Cancel(ctx, id, descend)
-		if err != nil {
-			return err
-		}
-		now := view.RunStatus{ID: id, Status: status}
-		if status == store.RunCancelling {
-			return a.steered(now, "run %d is running and stops at its next step", id)
-		}
-		return a.steered(now, "run %d cancelled", id)
+  pgqrsd workflow cancel 42 43 --descend
+  pgqrsd workflow cancel --all order`,
+	}, steering{
+		do: func(ctx context.Context, runs store.Workflows, id int64) (store.RunStatus, error) {
+			return runs.Cancel(ctx, id, descend)
+		},
+		said: func(run store.Run) string {
+			if run.Status == store.RunCancelling {
+				return "is running and stops at its next step"
+			}
+			return "cancelled"
+		},
+		all: "runs", done: "cancelled", note: stopLater, filter: store.RunFilter{Open: true},
+		// One that is being cancelled may have started others.
+		wants: func(run store.Run) bool {
+			return !run.Status.Terminal() && (descend || run.Status != store.RunCancelling)
+		},
 	})
-	cmd.Flags().BoolVar(&descend, "descend", false, "cancel the runs that it started too")
+	cmd.Flags().BoolVar(&descend, "descend", false, "cancel the runs that they started too")
 	return cmd
 }
 
-// steer is a command that does one thing to a run and then says what became of it.
-func (a *app) steer(cmd *cobra.Command, do func(store.Workflows) func(context.Context, int64) error, said func(store.Run) string) *cobra.Command {
-	return a.onID("run", cmd, func(ctx context.Context, s *session, id int64) error {
-		if err := do(s.Workflows())(ctx, id); err != nil {
-			return err
-		}
-		run, err := s.Workflows().Get(ctx, id)
-		if err != nil {
-			return err
-		}
-		return a.steered(view.OfRunStatus(run), "run %d %s", id, said(run))
-	})
-}
+// stopLater is the note of what runs that a worker has do not heed at once.
+const stopLater = "; those that run stop at their next step"
 
 func (a *app) workflowRetry() *cobra.Command {
 	return a.steer(&cobra.Command{
-		Use:   "retry ID",
-		Short: "Carry a failed run on from its failed step",
-		Long: `Carry a failed run on, under its own id; its attempts start at zero. Did it fail
-because its function returned a step's failure, then that step runs again, and
-with it what the function did after it, such as a step that made up for it.
-Signals that these steps had received are there to be received again; a child is
-started anew. All other steps are kept: those that ran beside it in other
-branches, and failures that the function had come to terms with. A run that
-failed otherwise, by its last attempt or because its code had changed, keeps
-all.`,
-		Example: "  pgqrsd workflow retry 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Retry },
-		func(store.Run) string { return "carries on" })
+		Use:   "retry ID...",
+		Short: "Carry failed runs on from their failed steps",
+		Long: `Carry failed runs on: those that are named, or with --all every one of a
+workflow. Each keeps its id; its attempts start at zero. Did it fail because its
+function returned a step's failure, then that step runs again, and with it what
+the function did after it, such as a step that made up for it. Signals that
+these steps had received are there to be received again; a child is started
+anew. All other steps are kept: those that ran beside it in other branches, and
+failures that the function had come to terms with. A run that failed otherwise,
+by its last attempt or because its code had changed, keeps all.
+
+With --all each run is tried once, also if it fails again meanwhile. Those that
+another transaction keeps locked are named, and the others are retried.`,
+		Example: `  pgqrsd workflow retry 42
+  pgqrsd workflow retry 42 43
+  pgqrsd workflow retry --all order`,
+	}, steering{
+		do:   noStatus(store.Workflows.Retry),
+		said: func(store.Run) string { return "carries on" },
+		all:  "failed runs", done: "retried", filter: store.RunFilter{Status: store.RunFailed},
+		wants: func(run store.Run) bool { return run.Status == store.RunFailed },
+	})
 }
 
 func (a *app) workflowPause() *cobra.Command {
 	return a.steer(&cobra.Command{
-		Use:   "pause ID",
-		Short: "Keep a run from carrying on",
-		Long: `Keep a run from carrying on until it is resumed. One that runs stops at its next
-step. It costs no attempt, and signals that come meanwhile are kept.`,
-		Example: "  pgqrsd workflow pause 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Pause }, paused)
+		Use:   "pause ID...",
+		Short: "Keep runs from carrying on",
+		Long: `Keep runs from carrying on until they are resumed: those that are named, or with
+--all every one of a workflow that has not ended and is not being cancelled. One
+that runs stops at its next step. It costs no attempt, and signals that come
+meanwhile are kept.`,
+		Example: `  pgqrsd workflow pause 42 43
+  pgqrsd workflow pause --all order`,
+	}, steering{
+		do: noStatus(store.Workflows.Pause), said: paused,
+		all: "runs", done: "paused", note: stopLater, filter: store.RunFilter{Open: true},
+		wants: func(run store.Run) bool {
+			return !run.Status.Terminal() && run.Status != store.RunCancelling && !isPaused(run)
+		},
+	})
 }
+
+// isPaused says that a run was paused, also if it has not come to its next step yet.
+func isPaused(run store.Run) bool { return run.Status == store.RunPaused || run.Pausing }
 
 // paused says what became of a run that was paused. It may have gone on meanwhile.
 func paused(run store.Run) string {
@@ -101,11 +108,17 @@ func paused(run store.Run) string {
 
 func (a *app) workflowResume() *cobra.Command {
 	return a.steer(&cobra.Command{
-		Use:     "resume ID",
-		Short:   "Let a paused run carry on",
-		Example: "  pgqrsd workflow resume 42",
-	}, func(w store.Workflows) func(context.Context, int64) error { return w.Resume },
-		func(store.Run) string { return "resumed" })
+		Use:   "resume ID...",
+		Short: "Let paused runs carry on",
+		Long: `Let paused runs carry on: those that are named, or with --all every one of a
+workflow, those too that have not come to the step yet at which they would stop.`,
+		Example: `  pgqrsd workflow resume 42 43
+  pgqrsd workflow resume --all order`,
+	}, steering{
+		do:   noStatus(store.Workflows.Resume),
+		said: func(store.Run) string { return "resumed" },
+		all:  "paused runs", done: "resumed", filter: store.RunFilter{Open: true}, wants: isPaused,
+	})
 }
 
 func (a *app) workflowFork() *cobra.Command {

@@ -103,14 +103,17 @@ func (t workflows) Retry(ctx context.Context, id int64) error {
 	}
 	var back []int64
 	if p.state == store.Dead {
-		b := t.s.batch()
-		b.add(sqlEnqueueLock, t.s.enqueueLock, lockKeys([]string{p.queue}))
-		b.add(sqlLockRun, id)
-		b.add(sqlRunRetry, t.s.now(), id).Query(func(r pgx.Rows) (err error) {
-			back, err = pgx.CollectRows(r, pgx.RowTo[int64])
-			return err
-		})
-		if err := b.send(ctx, op); err != nil {
+		if err := t.s.steer(ctx, op, func() error {
+			b := t.s.batch()
+			b.add(sqlLockLimit, milliseconds(lockedWait))
+			b.add(sqlEnqueueLock, t.s.enqueueLock, lockKeys([]string{p.queue}))
+			b.add(sqlLockRun, id)
+			b.add(sqlRunRetry, t.s.now(), id).Query(func(r pgx.Rows) (err error) {
+				back, err = pgx.CollectRows(r, pgx.RowTo[int64])
+				return err
+			})
+			return b.send(ctx, op)
+		}); err != nil {
 			return err
 		}
 	}

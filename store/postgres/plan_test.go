@@ -145,3 +145,28 @@ func explain(t *testing.T, s *Store, conn *pgx.Conn, settings, text, params stri
 	}
 	return strings.Join(lines, "\n")
 }
+
+// A page of runs that have not ended costs no look at those that have, of which
+// there may be millions.
+func TestOpenRunsAreFoundWithoutTheArchive(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	conn, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	states, flags, err := chosen(store.RunFilter{Open: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := `'q','{` + strings.Join(states, ",") + `}','` + flags + `',0,10`
+	plan := explain(t, s, conn, `select set_config('plan_cache_mode', 'force_custom_plan', true)`, sqlRunList, params)
+	if strings.Contains(plan, "archive") {
+		t.Errorf("the plan reads the archive:\n%s", plan)
+	}
+	plan = explain(t, s, conn, `select set_config('plan_cache_mode', 'force_generic_plan', true)`, sqlRunList, params)
+	if !strings.Contains(plan, "One-Time Filter: ($2 && ") {
+		t.Errorf("the plan for all states reads the archive for each:\n%s", plan)
+	}
+}

@@ -75,13 +75,15 @@ h as materialized (
 )`
 
 	// runWaits, runStands and runEnded choose among the rows of delayed, messages
-	// and archive.
+	// and archive. The archive, which may be large, is not read at all for those
+	// that have not ended.
 	runWaits = `d.queue_id in (select id from flow) and 'delayed' = any($2::text[])
             and ` + runFlagged + `d.id), $3 in ('none', 'live')))`
 	runStands = `m.queue_id in (select id from flow)
             and (h.id is null and 'ready' = any($2::text[]) or h.id is not null and 'leased' = any($2::text[]))
             and ` + runFlagged + `m.id), $3 in ('none', 'live')))`
-	runEnded = `a.queue_id in (select id from flow) and a.state::text = any($2::text[])`
+	runEnded = `$2::text[] && '{done,dead,cancelled}'
+            and a.queue_id in (select id from flow) and a.state::text = any($2::text[])`
 
 	// runFlagged is unfinished: the run's id and two parentheses follow.
 	runFlagged = `($3::text = '' or coalesce((select case
@@ -276,7 +278,7 @@ func chosen(f store.RunFilter) (states []string, flags string, err error) {
 	}
 	states = []string{}
 	for _, state := range of {
-		if f.State == "" || f.State == state {
+		if (f.State == "" || f.State == state) && (!f.Open || !state.Archived()) {
 			states = append(states, string(state))
 		}
 	}

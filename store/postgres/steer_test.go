@@ -77,3 +77,22 @@ func TestCallsOnAKeptRunLeaveConnectionsToTheOthers(t *testing.T) {
 		}
 	}
 }
+
+// A retry of a run whose row a transaction keeps says so, instead of waiting as
+// long as a statement may.
+func TestRetryOfAKeptRunSaysSo(t *testing.T) {
+	t.Parallel()
+	s, _ := flow(t, "q")
+	id := startRun(t, s, "q")
+	c := newConsumer(t, s, "q")
+	settle1(t, c, store.Outcome{Lease: lease1(t, c).Lease, Kind: store.OutcomeDiscard, Error: "no",
+		Steps: []store.StepResult{{StepKey: store.StepKey{Name: "a"}}}})
+	tx := begun(t, s, `select from {{schema}}.runs where run_id = $1 for update`, id)
+	if err := s.Workflows().Retry(t.Context(), id); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("retry while the run is kept: %v", err)
+	}
+	commit(t, tx)
+	if err := s.Workflows().Retry(t.Context(), id); err != nil {
+		t.Errorf("retry when the transaction has ended: %v", err)
+	}
+}

@@ -55,6 +55,9 @@ var choices = map[store.RunStatus]choice{
 
 func choose(filter store.RunFilter) (choice, error) {
 	states, err := statesOf(filter.State, allStates)
+	if filter.Open {
+		states = slices.DeleteFunc(slices.Clone(states), store.State.Archived)
+	}
 	if err != nil || filter.Status == "" {
 		return choice{states: states}, err
 	}

@@ -160,6 +160,9 @@ func workflowList(f *fixture) {
 		{store.RunFilter{Workflow: a, State: store.Dead}, inA[1:2]},
 		{store.RunFilter{Workflow: a, State: store.Ready}, inA[2:]},
 		{store.RunFilter{State: store.Cancelled}, nil},
+		{store.RunFilter{Workflow: a, Open: true}, inA[2:]},
+		{store.RunFilter{Workflow: a, Open: true, Status: store.RunFailed}, nil},
+		{store.RunFilter{Workflow: a, Open: true, State: store.Dead}, nil},
 	} {
 		n, err := f.s.Workflows().Count(f.ctx, t.filter)
 		f.ok(err)

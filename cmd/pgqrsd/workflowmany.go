@@ -88,7 +88,7 @@ func (a *app) steerIDs(ctx context.Context, runs store.Workflows, args []string,
 			}
 			continue
 		}
-		if ofRun(ctx, err) {
+		if ofRun(err) {
 			failed = append(failed, err)
 			continue
 		}
@@ -136,7 +136,7 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 	for {
 		page, err := runs.List(ctx, filter)
 		switch {
-		case err != nil && filter.After == 0 && ofRun(ctx, err): // no such workflow
+		case err != nil && filter.After == 0 && ofRun(err): // no such workflow
 			return err
 		case err != nil:
 			return stopped(err)
@@ -149,7 +149,7 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 			switch {
 			case err == nil:
 				count++
-			case !ofRun(ctx, err):
+			case !ofRun(err):
 				return stopped(err)
 			case !st.moved(ctx, runs, run.ID, err):
 				left.add(err)
@@ -176,8 +176,8 @@ func (st steering) moved(ctx context.Context, runs store.Workflows, id int64, re
 
 // ofRun says that an error is about what was named, not about the database or
 // the command's end, so that others may fare better.
-func ofRun(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && slices.ContainsFunc([]error{
+func ofRun(err error) bool {
+	return slices.ContainsFunc([]error{
 		store.ErrLocked, store.ErrInvalid, store.ErrTerminal, store.ErrNotFound, store.ErrExists,
 	}, func(kind error) bool { return errors.Is(err, kind) })
 }

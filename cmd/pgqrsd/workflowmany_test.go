@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -356,6 +357,10 @@ func TestLeftOutRunsAreNamedInPart(t *testing.T) {
 	lines := strings.Split(left.err().Error(), "\n")
 	if want := "7 runs of workflow flow were not paused; the first 5 are above"; len(lines) != 6 || lines[5] != want {
 		t.Errorf("seven left out are %q, want the first five and %q", lines, want)
+	}
+	// Not what they are decides the exit status, if the database goes away then.
+	if status := (&app{begun: true}).status(errors.Join(textOf([]error{left.err()}), store.ErrUnavailable)); status != exitUnavailable {
+		t.Errorf("the exit status is %d, want %d", status, exitUnavailable)
 	}
 }
 

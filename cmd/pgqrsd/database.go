@@ -234,6 +234,25 @@ func (d *durationFlag) Set(text string) error {
 	return nil
 }
 
+// onceFlag is a flag that is given once, where a second one would drop the first
+// unseen.
+type onceFlag string
+
+// String implements pflag.Value.
+func (f *onceFlag) String() string { return string(*f) }
+
+// Type implements pflag.Value.
+func (f *onceFlag) Type() string { return "string" }
+
+// Set implements pflag.Value.
+func (f *onceFlag) Set(text string) error {
+	if *f != "" {
+		return fmt.Errorf("it was given before, as %q; run the command once for each", string(*f))
+	}
+	*f = onceFlag(text)
+	return nil
+}
+
 // pageFlags adds --limit and --after.
 func pageFlags(cmd *cobra.Command, page *store.Page) {
 	cmd.Flags().IntVar(&page.Limit, "limit", store.DefaultLimit, "print at most so many")

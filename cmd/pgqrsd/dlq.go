@@ -65,7 +65,8 @@ again. For runs use ` + "`pgqrsd workflow retry ID...`, or `--all NAME`" + `.`,
 			return a.replayIDs(ctx, s, args)
 		}),
 	}
-	cmd.Flags().StringVar(&queue, "queue", "", "replay every dead letter of this queue")
+	cmd.PreRunE = notEmpty("queue", "name the queue whose dead letters are meant")
+	cmd.Flags().Var((*onceFlag)(&queue), "queue", "replay every dead letter of this queue")
 	a.completeQueue(cmd, "queue")
 	return cmd
 }

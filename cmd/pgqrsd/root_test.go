@@ -121,6 +121,8 @@ func TestUsageErrors(t *testing.T) {
 		"worker suspend one":                            `"one" is not the id of a worker`,
 		"worker list --kind boss":                       "--kind must be one of admin, producer, consumer",
 		"dlq replay":                                    "needs the IDs of dead letters, or --queue",
+		"dlq replay --queue=":                           "--queue is empty; name the queue",
+		"dlq replay --queue a --queue b":                "it was given before",
 		"dlq replay 1 --queue a":                        "needs the IDs of dead letters, or --queue",
 		"workflow retry":                                "needs either the IDs of runs, or --all and the name of a workflow",
 		"workflow cancel 1 --all a":                     "needs either the IDs of runs, or --all and the name of a workflow",

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgqrs/pgqrsd/internal/pgtest"
 	"github.com/pgqrs/pgqrsd/store"
 )
 
@@ -133,5 +137,48 @@ func (c *cli) waitUntilStale(w store.Worker) {
 			c.Fatal("the worker stays healthy without a heartbeat")
 		case <-time.After(time.Millisecond):
 		}
+	}
+}
+
+// What a transaction keeps does not hide what went back beside it.
+func TestReleaseAndReclaimSayWhatWentBack(t *testing.T) {
+	c, s := newPostgresFlow(t)
+	run, err := strconv.ParseInt(startFlow(c), 10, 64)
+	c.must(err)
+	startFlow(c)
+	consumer, err := s.Consumer(t.Context(), "flow", store.WorkerOptions{Name: "w"})
+	c.must(err)
+	leased, err := consumer.Dequeue(t.Context(), 2, time.Hour)
+	c.must(err)
+	if len(leased) != 2 || leased[0].ID != run {
+		t.Fatalf("%d runs are leased", len(leased))
+	}
+	conn, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	c.must(err)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	_, err = conn.Exec(t.Context(), `begin`)
+	c.must(err)
+	_, err = conn.Exec(t.Context(), `select `+pgx.Identifier{c.global[3]}.Sanitize()+`.complete_step($1, $2, $3, 'pay', 0, 0)`,
+		run, consumer.ID(), leased[0].Claim)
+	c.must(err)
+
+	id := strconv.FormatInt(consumer.ID(), 10)
+	for _, step := range []struct {
+		out  string
+		args []string
+	}{
+		{`{"worker":` + id + `,"count":1}`, []string{"worker", "release", id}},
+		{`{"workers":0,"ready":0,"dead":0}`, []string{"worker", "reclaim", "--max-age", "0s", "--force"}},
+	} {
+		r := c.run(append([]string{"-o", "json"}, step.args...)...)
+		if r.status != exitError || strings.Join(strings.Fields(r.stdout), "") != step.out {
+			t.Errorf("%v of what is kept in part gives %+v, want %s", step.args, r, step.out)
+		}
+		c.contains(r.stderr, []string{"an open transaction", "pg_stat_activity"})
+	}
+	_, err = conn.Exec(t.Context(), `rollback`)
+	c.must(err)
+	if got := c.object("worker", "reclaim", "--max-age", "0s", "--force"); got["workers"] != 1.0 || got["ready"] != 1.0 {
+		t.Errorf("the reclaim after it prints %v", got)
 	}
 }

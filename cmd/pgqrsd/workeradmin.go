@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -43,18 +44,18 @@ nothing.`,
 		Example: "  pgqrsd worker release 7",
 	}, func(ctx context.Context, s *session, id int64) error {
 		return s.asAdmin(ctx, func(admin store.Admin) error {
-			n, err := admin.ReleaseWorker(ctx, id)
-			if err != nil {
-				return err
+			n, left := admin.ReleaseWorker(ctx, id)
+			if left != nil && !errors.Is(left, store.ErrLocked) {
+				return left
 			}
 			if a.json() {
-				return a.printJSON(struct {
+				return errors.Join(left, a.printJSON(struct {
 					Worker int64 `json:"worker"`
 					Count  int64 `json:"count"`
-				}{id, n})
+				}{id, n}))
 			}
 			a.say("%d messages of worker %d released", n, id)
-			return nil
+			return left
 		})
 	})
 }
@@ -97,16 +98,16 @@ is refused without --force.`,
 				return usagef("--max-age %s is below twice heartbeat_interval (%s), which would stop workers that live; --force does it all the same",
 					config.FormatDuration(limit), config.FormatDuration(least))
 			}
-			given, err := admin.Reclaim(ctx, limit)
-			if err != nil {
-				return err
+			given, left := admin.Reclaim(ctx, limit)
+			if left != nil && !errors.Is(left, store.ErrLocked) {
+				return left
 			}
 			if a.json() {
-				return a.printJSON(view.OfGivenBack(given))
+				return errors.Join(left, a.printJSON(view.OfGivenBack(given)))
 			}
 			a.say("%d workers without a heartbeat for %s stopped; of their messages %d are ready again and %d are dead",
 				given.Workers, config.FormatDuration(limit), given.Ready, given.Dead)
-			return nil
+			return left
 		}),
 	}
 	maxAge.add(cmd)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +55,7 @@ func (a *app) steer(cmd *cobra.Command, st steering) *cobra.Command {
 		}
 		return a.steerIDs(ctx, s.Workflows(), args, st)
 	})
-	cmd.Flags().StringVar(&workflow, "all", "", "the "+st.all+" of this workflow, instead of IDs")
+	cmd.Flags().Var((*onceFlag)(&workflow), "all", "the "+st.all+" of this workflow, instead of IDs")
 	a.completeQueue(cmd, "all")
 	return cmd
 }
@@ -129,7 +130,11 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 	filter.Workflow, filter.Limit = workflow, steerPage
 	left := leftOut{what: fmt.Sprintf("%s of workflow %s were not %s", st.all, workflow, st.done)}
 	var count int64
+	shown := newProgress(a.err)
+	shown.shown = time.Now() // what is soon done needs none
+	defer shown.clear()
 	stopped := func(err error) error {
+		shown.clear()
 		return errors.Join(textOf([]error{left.err()}),
 			fmt.Errorf("%w (%d %s of workflow %s were %s before)", err, count, st.all, workflow, st.done))
 	}
@@ -142,6 +147,7 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 			return stopped(err)
 		}
 		for _, run := range page {
+			shown.show(fmt.Sprintf("%s of workflow %s: %d are %s, at run %d", st.all, workflow, count, st.done, run.ID))
 			if !st.wants(run) {
 				continue
 			}
@@ -153,6 +159,8 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 				return stopped(err)
 			case !st.moved(ctx, runs, run.ID, err):
 				left.add(err)
+				// The same transaction may keep many: the time for it to end was given.
+				ctx = store.OneTry(ctx)
 			}
 		}
 		if len(page) < filter.Limit {
@@ -160,6 +168,7 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 		}
 		filter.After = page[len(page)-1].ID
 	}
+	shown.clear()
 	err := a.printCount(workflow, count, "%s of workflow %s %s%s", st.all, workflow, st.done, st.note)
 	return errors.Join(left.err(), err)
 }

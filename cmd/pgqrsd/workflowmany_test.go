@@ -199,6 +199,7 @@ func TestSteeringOfAllRefuses(t *testing.T) {
 			c.fails(exitError, []string{`workflow "flo" does not exist; did you mean flow?`}, "workflow", verb, "--all", "flo")
 			c.fails(exitError, []string{`queue "jobs" is for jobs, not for a workflow`}, "workflow", verb, "--all", "jobs")
 			c.fails(exitUsage, []string{"--all is empty; name the workflow"}, "workflow", verb, "--all", "")
+			c.fails(exitUsage, []string{`it was given before, as "flow"; run the command once for each`}, "workflow", verb, "--all", "flow", "--all", "jobs")
 			for _, args := range [][]string{{}, {id, "--all", "flow"}} {
 				c.fails(exitUsage, []string{"pgqrsd workflow " + verb + " needs either the IDs of runs, or --all and the name of a workflow"},
 					append([]string{"workflow", verb}, args...)...)

@@ -66,6 +66,16 @@ shrunk as (
 select c.worker_id, array(select unnest(c.ids) intersect select id from free), array(select unnest(c.started) intersect select id from free)
 from c`
 
+	// sqlDropEmpty drops claims of workers that hold nothing: of a step that was still
+	// being recorded when the claims were taken, and not any more when the rest was.
+	sqlDropEmpty = `
+with t as materialized (
+    select c.worker_id, c.claim from {{schema}}.claims c
+    where c.worker_id = any($1::bigint[]) and not exists (select from {{schema}}.messages m where m.id = any(c.ids))
+    order by c.worker_id, c.claim for update skip locked
+)
+delete from {{schema}}.claims c using t where c.worker_id = t.worker_id and c.claim = t.claim`
+
 	// sqlLeave has the claims that are left of a worker cost no attempt later, and
 	// says which they are and how many messages they hold.
 	sqlLeave = `
@@ -269,6 +279,7 @@ func (t *taken) addTake(b *batch, workers []int64, but claims) {
 	b.add(sqlHoldClaims, workers)
 	b.add(sqlTakeWorkers, workers, but.workers, but.claims).Query(t.read)
 	b.add(sqlTakeFree, workers, but.workers, but.claims).Query(t.read)
+	b.add(sqlDropEmpty, workers)
 }
 
 // left is what a worker holds still, because a transaction keeps its claims.

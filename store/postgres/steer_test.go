@@ -9,6 +9,29 @@ import (
 	"github.com/pgqrs/pgqrsd/store"
 )
 
+// A call that is not to wait for a kept row is tried once, others again.
+func TestOneTryIsOne(t *testing.T) {
+	t.Parallel()
+	s, _ := installed(t, "q", store.QueuePolicy{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, c := range []struct {
+		ctx  context.Context
+		want int
+	}{{store.OneTry(ctx), 1}, {ctx, 2}} {
+		tries := 0
+		err := s.steer(c.ctx, "try", func() error {
+			if tries++; tries == 2 {
+				cancel()
+			}
+			return store.ErrLocked
+		})
+		if tries != c.want || !errors.Is(err, store.ErrLocked) {
+			t.Errorf("it was tried %d times, want %d: %v", tries, c.want, err)
+		}
+	}
+}
+
 // However many calls wait for a run that a transaction keeps, the worker's own
 // get their connections; and the calls end when the transaction does, or say
 // that the run is locked.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -36,10 +35,7 @@ func (f *fixture) keep(schema string, run int64) *pgx.Conn {
 // An application's transaction that stays open holds up the result of the run
 // that it concerns until it ends, and no other.
 func TestAnOpenTransactionHoldsUpItsRunAlone(t *testing.T) {
-	schema := pgtest.Schema(t)
-	cfg := testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
-	log := &words{}
-	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	schema, cfg, log := overheard(t)
 	f := run(t, cfg)
 	parent := f.begin(plan{Do: "child", Child: &plan{Do: "wait", File: f.path("go")}})
 	f.reaches(parent, store.RunWaiting)
@@ -61,10 +57,7 @@ func TestAnOpenTransactionHoldsUpItsRunAlone(t *testing.T) {
 // A result that comes while a step of its run is held up is recorded after it:
 // it ends the lease that the step needs.
 func TestAResultWaitsForItsStep(t *testing.T) {
-	schema := pgtest.Schema(t)
-	cfg := testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
-	log := &words{}
-	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	schema, cfg, log := overheard(t)
 	f := runUnserved(t, cfg)
 	var other made
 	f.answers(http.StatusCreated, "POST", "/api/v1/workflows/unserved/runs", `{}`, &other)

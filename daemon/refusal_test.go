@@ -93,12 +93,19 @@ func (w *words) has(s string) bool {
 	return strings.Contains(w.said.String(), s)
 }
 
+// overheard is the configuration of a daemon on PostgreSQL, in a schema of its
+// own, and the log that it writes.
+func overheard(t *testing.T) (schema string, cfg Config, log *words) {
+	t.Helper()
+	schema, log = pgtest.Schema(t), &words{}
+	cfg = testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	return schema, cfg, log
+}
+
 // A policy that cannot be set after a reload is said, and tried again.
 func TestAFailedReloadIsSaidAndTriedAgain(t *testing.T) {
-	schema := pgtest.Schema(t)
-	cfg := testConfig(t, openPostgres(t, pgtest.DSN(t), schema))
-	log := &words{}
-	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	schema, cfg, log := overheard(t)
 	f := run(t, cfg)
 	conn := f.refusing(schema, "queues", "P0001", "new.name = 'fresh'")
 	cfg.Queues = map[string]QueueConfig{"fresh": {}}

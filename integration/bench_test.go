@@ -321,8 +321,9 @@ func TestBenchKeepsThePassword(t *testing.T) {
 	u, err := url.Parse(y.dsn)
 	must(t, err)
 	password, ok := u.User.Password()
-	if !ok || password == "" {
-		t.Skip("the database of the tests wants no password")
+	if !ok || password == "" { // a server that wants none takes any
+		password = "of-this-test-alone"
+		y.dsn = withPassword(t, y.dsn, password)
 	}
 	b := y.bench("steady", "--duration", "1h", "--rate", "50")
 	pids := b.measuring()

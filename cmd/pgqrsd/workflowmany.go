@@ -134,7 +134,6 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 	shown.shown = time.Now() // what is soon done needs none
 	defer shown.clear()
 	stopped := func(err error) error {
-		shown.clear()
 		return errors.Join(textOf([]error{left.err()}),
 			fmt.Errorf("%w (%d %s of workflow %s were %s before)", err, count, st.all, workflow, st.done))
 	}
@@ -160,7 +159,9 @@ func (a *app) steerAll(ctx context.Context, runs store.Workflows, workflow strin
 			case !st.moved(ctx, runs, run.ID, err):
 				left.add(err)
 				// The same transaction may keep many: the time for it to end was given.
-				ctx = store.OneTry(ctx)
+				if errors.Is(err, store.ErrLocked) && !store.IsOneTry(ctx) {
+					ctx = store.OneTry(ctx)
+				}
 			}
 		}
 		if len(page) < filter.Limit {

@@ -168,14 +168,7 @@ func TestAReclaimLeavesWhatIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	died := func() store.Consumer {
-		c, err := s.Consumer(t.Context(), "q", store.WorkerOptions{Name: "died", Slot: "s"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	heldUp, other := died(), died()
+	heldUp, other := inSlot(t, s), inSlot(t, s)
 	both := leasedRuns(t, s, heldUp, 2)
 	kept, beside := both[0], both[1]
 	leasedRuns(t, s, other, 2)

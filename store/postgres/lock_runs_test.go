@@ -328,6 +328,16 @@ func TestAGiveBackNeedsNoParentOfWhatGoesOn(t *testing.T) {
 	}
 }
 
+// inSlot is a consumer of queue q whose daemon is about to die in slot s.
+func inSlot(t *testing.T, s *Store) store.Consumer {
+	t.Helper()
+	c, err := s.Consumer(t.Context(), "q", store.WorkerOptions{Name: "died", Slot: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // A reclaim and a give-back of all queues leave what needs a row that somebody
 // keeps, and no other, and say so.
 func TestALockedReclaimHoldsUpNoOther(t *testing.T) {
@@ -337,14 +347,7 @@ func TestALockedReclaimHoldsUpNoOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	died := func() store.Consumer {
-		c, err := s.Consumer(t.Context(), "q", store.WorkerOptions{Name: "died", Slot: "s"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	heldUp, c, ranOut := died(), died(), newConsumer(t, s, "q")
+	heldUp, c, ranOut := inSlot(t, s), inSlot(t, s), newConsumer(t, s, "q")
 	parent, child := startedChild(t, s, heldUp, "q")
 	startRun(t, s, "q")
 	startRun(t, s, "q")

@@ -33,13 +33,8 @@ func TestARowThatIsKeptHoldsUpItsRunAlone(t *testing.T) {
 			outcomes: []store.Outcome{{Kind: store.OutcomeWait, Wait: wait}},
 		},
 		"its row is there": {
-			prepare: func(t *testing.T, s *Store, c store.Consumer) store.Lease {
-				startRun(t, s, "q")
-				l := lease1(t, c).Lease
-				settle1(t, c, store.Outcome{Lease: l, Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("a")}}})
-				return l
-			},
-			keep: func(t *testing.T, s *Store, l store.Lease) pgx.Tx { return begun(t, s, sendSignal, l.ID, nil) },
+			prepare: leasedWithStep,
+			keep:    func(t *testing.T, s *Store, l store.Lease) pgx.Tx { return begun(t, s, sendSignal, l.ID, nil) },
 			// The step alone needs no row. It stays with the outcome that follows it.
 			outcomes: []store.Outcome{
 				{Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("b")}}},
@@ -88,12 +83,7 @@ func TestARowThatIsKeptHoldsUpItsRunAlone(t *testing.T) {
 			outcomes: []store.Outcome{{Kind: store.OutcomeDone}},
 		},
 		"a step in a transaction that is recorded as well": {
-			prepare: func(t *testing.T, s *Store, c store.Consumer) store.Lease {
-				startRun(t, s, "q")
-				l := lease1(t, c).Lease
-				settle1(t, c, store.Outcome{Lease: l, Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("a")}}})
-				return l
-			},
+			prepare:  leasedWithStep,
 			keep:     completing("pay"),
 			outcomes: []store.Outcome{{Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("pay")}}}},
 		},
@@ -145,6 +135,15 @@ func TestARowThatIsKeptHoldsUpItsRunAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// leasedWithStep starts a run and leases it; a step of it is recorded.
+func leasedWithStep(t *testing.T, s *Store, c store.Consumer) store.Lease {
+	t.Helper()
+	startRun(t, s, "q")
+	l := lease1(t, c).Lease
+	settle1(t, c, store.Outcome{Lease: l, Kind: store.OutcomeStep, Version: "v1", Steps: []store.StepResult{{StepKey: key("a")}}})
+	return l
 }
 
 // completing records a step of a run in a transaction that stays open.
